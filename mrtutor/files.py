@@ -1,0 +1,92 @@
+"""Writing that is all or nothing, and reading that is checked.
+
+Every file of the course is written to a temporary name in its own folder and then renamed, so that a
+half-written file never bears the final name: not after Ctrl-C, a full disk or a kill.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CHECKSUMS = "SHA256SUMS"
+
+
+@contextmanager
+def atomic_path(final: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``final``; rename it to ``final`` only if the block succeeds.
+
+    The temporary name keeps the suffixes of ``final``, for writers that choose a format by suffix.
+
+    Raises:
+        OSError: no permission, full disk, …: the temporary file is removed, ``final`` is untouched.
+    """
+    final = Path(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix="".join(final.suffixes), dir=final.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; use what open() would give
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(final: str | Path, text: str) -> None:
+    """Write ``text`` (UTF-8) atomically."""
+    with atomic_path(final) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(final: str | Path, value: object) -> None:
+    """Write ``value`` as indented JSON atomically; NaN and infinity are refused."""
+    write_text(final, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_checksums(folder: str | Path) -> None:
+    """Write ``SHA256SUMS`` (the format of ``sha256sum``) over all files below ``folder``."""
+    folder = Path(folder)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
+    write_text(folder / CHECKSUMS, "".join(f"{sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in files))
+
+
+def verify_checksums(folder: str | Path) -> None:
+    """Compare every file with ``SHA256SUMS``.
+
+    Raises:
+        FileNotFoundError: the list, or a file it names, is missing.
+        ValueError: a file was truncated or altered.
+    """
+    folder = Path(folder)
+    if not (folder / CHECKSUMS).is_file():
+        raise FileNotFoundError(f"No {CHECKSUMS} in {folder}: expected a folder of weights as shipped or saved.")
+    for line in (folder / CHECKSUMS).read_text().splitlines():
+        expected, name = line.split("  ", 1)
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: restore it (git checkout) or download the weights again.")
+        if sha256(path) != expected:
+            raise ValueError(
+                f"{path} does not match its SHA-256 in {CHECKSUMS} ({path.stat().st_size} bytes on disk): "
+                "it was truncated or altered; restore it (git checkout) or download the weights again."
+            )

@@ -1,0 +1,91 @@
+"""The words of the course: four modalities, two IDH types, one canonical sentence.
+
+Source: Kim et al., WACV 2024, §3.1 and Fig. 4 (the words of the prompt).
+"""
+
+import re
+from enum import StrEnum
+
+
+class Modality(StrEnum):
+    """MR sequence of a slice. The order of the members is the order on disk."""
+
+    FLAIR = "FLAIR"
+    T1 = "T1"
+    T1GD = "T1Gd"
+    T2 = "T2"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Modality":
+        return _lookup(cls, value, _MODALITY_WORDS, "modality")
+
+
+class IDH(StrEnum):
+    """IDH status of a glioma."""
+
+    MUTANT = "mutant"
+    WILD = "wild"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "IDH":
+        return _lookup(cls, value, _IDH_WORDS, "IDH type")
+
+
+_MODALITY_WORDS = {m.lower(): m for m in Modality} | {
+    alias: Modality.T1GD for alias in ("t1ce", "t1c", "t1c+", "t1post", "t1-post")
+}
+_IDH_WORDS = {
+    "mutant": IDH.MUTANT,
+    "mut": IDH.MUTANT,
+    "mutated": IDH.MUTANT,
+    "wild": IDH.WILD,
+    "wildtype": IDH.WILD,
+    "wild-type": IDH.WILD,
+    "wt": IDH.WILD,
+}
+MODALITY_ALIASES = tuple(_MODALITY_WORDS)
+IDH_ALIASES = tuple(_IDH_WORDS)
+
+
+def _lookup(cls: type[StrEnum], value: object, words: dict, what: str) -> StrEnum:
+    found = words.get(str(value).strip().lower())
+    if found is None:
+        choices = ", ".join(cls)
+        aliases = ", ".join(sorted(set(words) - {c.lower() for c in cls}))
+        raise ValueError(f"Unknown {what} {value!r}: expected one of {choices} (also understood: {aliases}).")
+    return found
+
+
+def prompt(modality: Modality | str, idh: IDH | str) -> str:
+    """The canonical sentence, e.g. ``A T1Gd modality MR image, type of IDH wild glioma``.
+
+    Args:
+        modality: a `Modality` or any of its aliases, case-insensitive.
+        idh: an `IDH` or any of its aliases, case-insensitive.
+
+    Raises:
+        ValueError: unknown word; the message lists the choices.
+    """
+    return f"A {Modality(modality)} modality MR image, type of IDH {IDH(idh)} glioma"
+
+
+def parse(sentence: str) -> tuple[Modality, IDH]:
+    """Read modality and IDH type back from a sentence, in any word order.
+
+    Raises:
+        ValueError: a word is missing, or two different ones are named.
+    """
+    words = re.findall(r"[a-z0-9]+(?:-type|\+)?", sentence.lower())
+    return (
+        _the_one(words, _MODALITY_WORDS, "modality", sentence),
+        _the_one(words, _IDH_WORDS, "IDH type", sentence),
+    )
+
+
+def _the_one(words: list[str], table: dict, what: str, sentence: str) -> StrEnum:
+    found = sorted({table[w] for w in words if w in table})
+    if len(found) != 1:
+        named = "none" if not found else " and ".join(found)
+        choices = ", ".join(sorted(set(table.values())))
+        raise ValueError(f"Expected exactly one {what} ({choices}) in {sentence!r}, found {named}.")
+    return found[0]
