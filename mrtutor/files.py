@@ -7,6 +7,7 @@ half-written file never bears the final name: not after Ctrl-C, a full disk or a
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,3 +91,27 @@ def verify_checksums(folder: str | Path) -> None:
                 f"{path} does not match its SHA-256 in {CHECKSUMS} ({path.stat().st_size} bytes on disk): "
                 "it was truncated or altered; restore it (git checkout) or download the weights again."
             )
+
+
+@contextmanager
+def replace_folder(final: str | Path) -> Iterator[Path]:
+    """Give an empty temporary folder beside ``final``; swap it in for ``final`` only if the block succeeds.
+
+    Raises:
+        OSError: no permission, full disk, …: the temporary folder is removed, ``final`` is untouched.
+    """
+    final = Path(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=final.parent))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_umask())
+        if final.exists():  # a folder cannot be renamed onto a full one: step the old one aside first
+            old = temporary.with_name(temporary.name + "-old")
+            os.replace(final, old)
+            os.replace(temporary, final)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,57 @@
+# `make` alone lists the targets. Everything runs inside .venv, which is made on first use.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PRESET ?= laptop
+WORKERS ?= 2
+BIN := .venv/bin
+READY := .venv/.ready
+RUNNER := $(BIN)/python tests/notebooks/runner.py
+
+.PHONY: help run test simulate train notebooks lint clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# The stamp is written last: an interrupted set-up is repeated, a finished one is not.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit(f"Expected Python 3.11 to 3.13, got {v[0]}.{v[1]}: name another, as in make PYTHON=python3.12 run")'
+	@echo "Setting up .venv (a few minutes the first time)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --quiet "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(READY)  ## set up, then run the quickstart notebook into outputs/00_quickstart.ipynb
+	@mkdir -p outputs
+	@$(BIN)/papermill --cwd . --log-output notebooks/00_quickstart.ipynb outputs/00_quickstart.ipynb
+	@echo "Quickstart done: the notebook with its pictures lies in outputs/00_quickstart.ipynb, the images in outputs/00."
+
+test: $(READY)  ## style, unit tests and every notebook in its smoke preset
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	@echo "make test: style and tests passed."
+
+simulate: $(READY)  ## make the simulated cohort in outputs/cohort
+	@$(BIN)/mrtutor simulate outputs/cohort
+
+train: $(READY)  ## train all stages on outputs/cohort (PRESET=laptop)
+	@for stage in autoencoder text denoiser guidance; do $(BIN)/mrtutor train $$stage --preset $(PRESET); done
+
+notebooks: $(READY)  ## run every chapter with its own parameters and keep the outputs (long)
+	@$(RUNNER) --preset $(PRESET) --in-place
+	@echo "Chapters run; notebooks/ holds their outputs."
+
+lint: $(READY)  ## mend what ruff can mend, report the rest
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove the environment and caches; outputs/ stays
+	@rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Removed .venv and caches; outputs/ is untouched."

@@ -1,0 +1,140 @@
+"""`mrtutor` on the command line. Commands stay thin; heavy imports stand inside them so that --help is fast."""
+
+import errno
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Controllable text-to-image synthesis of multi-modality MR images, step by step. Not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+WORKERS = min(os.cpu_count() or 1, 8)
+MISTAKE = 2  # exit status of a user's mistake, as in typer itself
+INTERRUPTED = 130  # exit status after Ctrl-C, as in a shell
+
+Out = Annotated[Path, typer.Option(help="Folder of the cohort; an unfinished one is continued.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+
+
+def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Say a user's mistake, a full disk or Ctrl-C in one line, without a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: object, **kwargs: object) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _stop("Interrupted. Nothing is half-written; run the same command again to go on.", INTERRUPTED)
+        except (ValueError, OSError) as error:
+            _stop(f"Error: {_one_line(error)}", MISTAKE)
+        except RuntimeError as error:
+            if type(error).__name__ != "BrokenProcessPool":
+                raise
+            _stop("Error: a worker process died, probably of memory: run again with fewer --workers.", 1)
+
+    return wrapped
+
+
+def _one_line(error: ValueError | OSError) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({text}): free some space and run the same command again; finished work is kept."
+    if isinstance(error, PermissionError):
+        return f"no permission ({text}): choose a folder you may write to, or change its rights."
+    return text
+
+
+def _stop(message: str, status: int) -> None:
+    typer.echo(message, err=True)
+    raise typer.Exit(status)
+
+
+@app.command()
+@plain_errors
+def simulate(
+    out: Out = Path("outputs/cohort"),
+    patients: Annotated[int, typer.Option(min=1, help="Number of simulated patients; the paper's cohort had 484.")] = 484,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the cohort.")] = 0,
+    workers: Workers = WORKERS,
+    nifti: Annotated[Path | None, typer.Option(help="Also write BraTS-style NIfTI folders here.")] = None,
+    device: Annotated[str, typer.Option(help="Torch device; with a GPU take --workers 1.")] = "cpu",
+    noise_free: Annotated[bool, typer.Option("--noise-free", help="Leave out the noise, to measure its ceiling.")] = False,
+) -> None:
+    """Simulate patients and prepare their slices as a cohort (simulated images, no patients)."""
+    from mrtutor.data.build import build_cohort
+    from mrtutor.data.sources import simulated_cases
+
+    if nifti and (out / "cohort.json").exists():
+        raise ValueError(f"{out} is finished: NIfTI are written while simulating; choose another --out.")
+    volumes = None if nifti is None else str(nifti)
+    cases = simulated_cases(patients, seed, noise=not noise_free, device=device, nifti=volumes)
+    settings = {"kind": "simulated", "seed": seed, "noise": not noise_free, "device": device, "nifti": bool(nifti)}
+    _say(build_cohort(cases, out, settings, workers), "simulated")
+
+
+@app.command()
+@plain_errors
+def prepare(
+    folders: Annotated[list[Path], typer.Argument(help="Case folders, or folders of case folders.")],
+    source: Annotated[str, typer.Option(help="Layout of the folders: 'folder', names that end in _flair, _t1 ….")] = "folder",
+    labels: Annotated[Path | None, typer.Option(help="CSV with columns subject_id, idh.")] = None,
+    idh: Annotated[str | None, typer.Option(help="IDH type of every case: mutant or wild.")] = None,
+    out: Out = Path("outputs/cohort"),
+    workers: Workers = WORKERS,
+) -> None:
+    """Prepare real four-sequence cases (skull-stripped, segmented NIfTI) as a cohort."""
+    from mrtutor.data.build import build_cohort
+    from mrtutor.data.sources import folder_cases
+
+    if source != "folder":
+        raise ValueError(f"Unknown source {source!r}: expected 'folder'.")
+    _say(build_cohort(folder_cases(folders, labels, idh), out, {"kind": "real", "source": source}, workers), "real")
+
+
+def _say(report: object, kind: str) -> None:
+    """The skipped cases, then one line: what happened and where it lies."""
+    for case, reason in report.skipped:
+        typer.echo(f"Skipped {case}: {reason}", err=True)
+    verb = "Already complete" if report.already_complete else "Done"
+    typer.echo(
+        f"{verb}: {report.slices} slices of {report.patients} {kind} patients in {report.path}"
+        f" ({len(report.skipped)} case(s) skipped)."
+    )
+
+
+@app.command()
+@plain_errors
+def info(cohort: Annotated[Path | None, typer.Argument(help="Folder of a cohort to describe and verify.")] = None) -> None:
+    """Versions and devices; or what a cohort holds."""
+    if cohort is None:
+        _say_versions()
+        return
+    from mrtutor.data.cohort import Cohort
+
+    opened = Cohort.open(cohort, verify=True)
+    people = opened.patients
+    typer.echo(people.groupby(["split", "idh"]).agg(patients=("slices", "size"), slices=("slices", "sum")).to_string())
+    for case, reason in opened.manifest["skipped"]:
+        typer.echo(f"Skipped {case}: {reason}")
+    typer.echo(f"{len(opened)} slices of {len(people)} {opened.manifest['kind']} patients in {cohort}; checksums agree.")
+
+
+def _say_versions() -> None:
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    from mrtutor.presets import PRESETS
+
+    names = ("torch", "diffusers", "transformers", "torchio", "numpy")
+    typer.echo(f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    typer.echo(f"CPU cores {os.cpu_count()}, GPU {gpu}; presets {', '.join(PRESETS)}")

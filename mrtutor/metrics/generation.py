@@ -1,0 +1,126 @@
+"""Figures of generated sequences: prompt, structure, correspondence, memory.
+
+Axes: n sequences · M = 4 modalities in the order of `Modality` · H, W image pixels. Images are floats in [0, 1].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from mrtutor.data.cohort import Cohort
+from mrtutor.data.paraphrases import paraphrases
+from mrtutor.data.structure import canny
+from mrtutor.metrics.correspondence import FIGURES, sequence_correspondence
+from mrtutor.metrics.edges import edge_f1
+from mrtutor.metrics.intervals import estimate
+from mrtutor.metrics.memorisation import nearest_distance
+from mrtutor.metrics.reader import Reader
+from mrtutor.training.validation import spread
+from mrtutor.vocabulary import IDH, Modality, prompt
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Held-out cases whose structures are drawn from; the edges' modality goes round FLAIR, T1, T1Gd, T2."""
+
+    rows: np.ndarray  # (n,) rows of the cohort
+    edges_of: np.ndarray  # (n,) index of the modality that gave the edges
+    structures: np.ndarray  # (n, H, W) bool
+    images: np.ndarray  # (n, 4, H, W) the true slices
+    masks: np.ndarray  # (n, H, W) tumour labels
+    idh: list[IDH]
+    patients: np.ndarray  # (n,) subject ids: intervals resample patients
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def held_out_cases(cohort: Cohort, count: int) -> Cases:
+    """`count` slices spread evenly over the patients of the test split."""
+    rows = spread(cohort.rows("test"), count)
+    images = cohort.images[rows].astype(np.float32) / 255
+    edges_of = np.arange(len(rows)) % len(Modality)
+    structures = np.stack([canny(cohort.images[r, m]) > 0 for r, m in zip(rows, edges_of, strict=True)])
+    table = cohort.table.iloc[rows]
+    idh = [IDH(word) for word in table["idh"]]
+    patients = table["subject_id"].to_numpy()
+    return Cases(rows, edges_of, structures, images, np.asarray(cohort.masks[rows]), idh, patients)
+
+
+def generate(pipeline, cases: Cases, *, seed: int = 0, wording: str = "canonical", **options) -> np.ndarray:
+    """One sequence per case, (n, 4, H, W), with the case's structure and IDH type.
+
+    Args:
+        wording: "canonical", or "held_out" for paraphrases, aliases and word orders unseen in training.
+        options: passed on to the pipeline (steps, guidance scale, …).
+    """
+    rng = np.random.default_rng(seed)
+    pipeline.set_progress_bar_config(disable=True)
+    sequences = []
+    for i in tqdm(range(len(cases)), desc=f"sequences, {wording}"):
+        sentences = [_sentence(m, cases.idh[i], wording, rng) for m in Modality]
+        generator = torch.Generator().manual_seed(seed * 100_003 + i)
+        noise = torch.randn(1, 4, 32, 32, generator=generator).expand(len(Modality), -1, -1, -1)
+        images = pipeline(sentences, cases.structures[i], latents=noise, generator=generator, **options).images
+        sequences.append(images.cpu().numpy())
+    return np.stack(sequences)
+
+
+def _sentence(modality: Modality, idh: IDH, wording: str, rng: np.random.Generator) -> str:
+    if wording == "canonical":
+        return prompt(modality, idh)
+    choices = paraphrases(modality, idh, split=wording)
+    return choices[rng.integers(len(choices))]
+
+
+def modality_accuracy(reader: Reader, sequences: np.ndarray, patients: np.ndarray) -> dict:
+    """Share of slices whose modality the reader names right."""
+    read = torch.stack([reader.read_modality(torch.from_numpy(s)) for s in sequences])
+    right = (read == torch.arange(len(Modality))).float().numpy()
+    return estimate(right.ravel(), np.repeat(patients, len(Modality)))
+
+
+def idh_accuracy(reader: Reader, sequences: np.ndarray, idh: list[IDH], patients: np.ndarray) -> dict:
+    """Share of sequences whose IDH type, as asked for, the reader names."""
+    read = torch.cat([reader.read_idh(torch.from_numpy(s)[None]) for s in sequences])
+    right = [list(IDH)[r] is wanted for r, wanted in zip(read.tolist(), idh, strict=True)]
+    return estimate(np.array(right, dtype=float), patients)
+
+
+def structure_f1(structures: np.ndarray, edges_of: np.ndarray, sequences: np.ndarray, patients: np.ndarray) -> dict:
+    """Edge F1 between each structure and the edges of the *other* three modalities of its sequence.
+
+    The modality that gave the edges is left out everywhere, so that the cohort's own figure (attainable), the
+    reconstruction's and the generator's ask the same question.
+    """
+    values = [
+        np.mean([edge_f1(canny(image), wanted) for m, image in enumerate(sequence) if m != source])
+        for wanted, source, sequence in zip(structures, edges_of, sequences, strict=True)
+    ]
+    return estimate(values, patients)
+
+
+def correspondence(sequences: np.ndarray, patients: np.ndarray) -> dict[str, dict]:
+    """SSIM, NMI, NCC over the six modality pairs, each as an estimate over sequences."""
+    each = [sequence_correspondence(s) for s in sequences]
+    return {name: estimate([e[name] for e in each], patients) for name in FIGURES}
+
+
+def random_sequences(images: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Sequences whose modalities are drawn at random, each from any case: the lower bound of Table 2."""
+    rng = np.random.default_rng(seed)
+    return np.stack([images[rng.permutation(len(images)), m] for m in range(images.shape[1])], axis=1)
+
+
+def memory(cohort: Cohort, sequences: np.ndarray, cases: Cases) -> dict[str, dict]:
+    """Distance to the nearest training slice of the same modality: generated beside held-out."""
+    train = cohort.rows("train")
+    figures: dict[str, list] = {"generated": [], "held_out": []}
+    for m in range(len(Modality)):
+        references = cohort.images[train, m]
+        figures["generated"].append(nearest_distance(sequences[:, m], references)[0])
+        figures["held_out"].append(nearest_distance(cases.images[:, m], references)[0])
+    patients = np.tile(cases.patients, len(Modality))
+    return {name: estimate(np.concatenate(values), patients) for name, values in figures.items()}

@@ -1,0 +1,209 @@
+"""All figures of the shipped weights in one go: `mrtutor evaluate --quick`.
+
+Every figure is measured on patients of the test split, with N, interval and its null or ceiling beside it, and is
+written to `data/results/weights.json`. Finished parts are kept, so an interrupted run goes on where it was.
+"""
+
+import json
+import resource
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import sem
+
+from mrtutor.data.cohort import Cohort
+from mrtutor.data.prepare import prepare_subject
+from mrtutor.data.simulate import simulate_subject
+from mrtutor.files import write_json
+from mrtutor.metrics import generation, reconstruction
+from mrtutor.metrics.generation import Cases, held_out_cases
+from mrtutor.metrics.intervals import estimate
+from mrtutor.metrics.reader import Reader
+from mrtutor.models.guidance import Variant
+from mrtutor.training.batches import cohort_key
+from mrtutor.vocabulary import IDH
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the parts share."""
+
+    pipeline: object  # MRPipeline
+    cohort: Cohort
+    cases: Cases
+    reader: Reader
+    seed: int
+    sequences: np.ndarray  # (n, 4, H, W) generated with canonical sentences
+
+
+def evaluate_weights(
+    pipeline, cohort: Cohort, reader: Reader, output: Path, *, count: int = 100, seed: int = 0, trained_on: str = "cpu"
+) -> dict:
+    """Measure everything and write it to `output`.
+
+    Args:
+        count: sequences (4 slices each).
+        trained_on: device that trained the weights, for the record.
+    """
+    report = json.loads(output.read_text()) if output.is_file() else {}
+    key = {"seed": seed, "count": count, "cohort": cohort_key(cohort), "weights": _weights_key(pipeline)}
+    if report.get("of") != key:  # other weights: nothing that stands there holds
+        report = {"of": key, "seed": seed, "device_trained": trained_on, "commit": _commit()}
+    cases = held_out_cases(cohort, count)
+    evaluation = Evaluation(pipeline, cohort, cases, reader, seed, _sequences(pipeline, cases, seed, output, key))
+    parts: dict[str, Callable[[Evaluation], dict]] = {
+        "autoencoder": autoencoder_figures,
+        "prompt": prompt_figures,
+        "structure": structure_figures,
+        "sequence": sequence_figures,
+        "memory": lambda e: generation.memory(e.cohort, e.sequences, e.cases),
+        "diversity": diversity_figures,
+        "cost": cost_figures,
+    }
+    for name, part in parts.items():
+        if name not in report:
+            report[name] = part(evaluation)
+            write_json(output, report)
+    return report
+
+
+def _sequences(pipeline, cases: Cases, seed: int, output: Path, key: dict) -> np.ndarray:
+    """Generated sequences, kept beside the report as uint8 until it is complete."""
+    path = output.with_suffix(".sequences.npz")
+    if path.is_file():
+        stored = np.load(path)
+        if json.loads(str(stored["key"])) == key:
+            return stored["sequences"].astype(np.float32) / 255
+    sequences = generation.generate(pipeline, cases, seed=seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, sequences=(sequences * 255).round().astype(np.uint8), key=json.dumps(key))
+    return sequences
+
+
+def _weights_key(pipeline) -> str:
+    total = sum(p.double().abs().sum().item() for p in pipeline.unet.parameters())
+    return f"{pipeline.config.variant}-{total:.4f}"
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def autoencoder_figures(e: Evaluation) -> dict:
+    """PSNR, SSIM, tumour PSNR and rim contrast on unseen slices; and the ceiling that noise alone sets."""
+    decoded = reconstruction.reconstruct_slices(e.pipeline.autoencoder, e.cases.images, torch.float32)
+    by_slice = np.repeat(e.cases.patients, 4)
+    return {
+        "psnr_db": estimate(reconstruction.psnr(e.cases.images, decoded), by_slice),
+        "ssim": estimate(reconstruction.ssim(e.cases.images, decoded), by_slice),
+        "tumour_psnr_db": estimate(reconstruction.tumour_psnr(e.cases.images, decoded, e.cases.masks), by_slice),
+        "rim_contrast_ratio": estimate(
+            reconstruction.rim_contrast_ratio(e.cases.images, decoded, e.cases.masks)
+        ),
+        **noise_ceiling(e),
+    }
+
+
+def noise_ceiling(e: Evaluation, patients: int = 12) -> dict:
+    """PSNR and SSIM of noisy against noise-free renderings of the same simulated patients: nobody can predict noise."""
+    table = e.cohort.table.iloc[e.cases.rows]
+    simulated = [s for s in dict.fromkeys(table["subject_id"]) if s.startswith("SIM-")][:patients]
+    seed, psnr, ssim = int(e.cohort.manifest["seed"]), [], []
+    for subject_id in simulated:
+        number = int(subject_id.removeprefix("SIM-"))
+        clean, noisy = (
+            prepare_subject(simulate_subject(number, seed=seed, noise=noise)).images.astype(np.float32) / 255
+            for noise in (False, True)
+        )
+        psnr.append(reconstruction.psnr(clean, noisy).mean())
+        ssim.append(reconstruction.ssim(clean, noisy).mean())
+    return {"ceiling_psnr_db": estimate(psnr), "ceiling_ssim": estimate(ssim)} if psnr else {}
+
+
+def prompt_figures(e: Evaluation) -> dict:
+    """What the independent reader reads, from generated and from cohort pictures."""
+    other = generation.generate(e.pipeline, e.cases, seed=e.seed, wording="held_out")
+    patients, idh = e.cases.patients, e.cases.idh
+    return {
+        "modality_accuracy": generation.modality_accuracy(e.reader, e.sequences, patients),
+        "modality_accuracy_cohort": generation.modality_accuracy(e.reader, e.cases.images, patients),
+        "paraphrase_modality_accuracy": generation.modality_accuracy(e.reader, other, patients),
+        "idh_accuracy": generation.idh_accuracy(e.reader, e.sequences, idh, patients),
+        "idh_accuracy_cohort": generation.idh_accuracy(e.reader, e.cases.images, idh, patients),
+        "paraphrase_idh_accuracy": generation.idh_accuracy(e.reader, other, idh, patients),
+    }
+
+
+def structure_figures(e: Evaluation) -> dict:
+    """Edge F1 of the shipped variant, between what is attainable, what the autoencoder costs, and the null."""
+    cases, f1 = e.cases, generation.structure_f1
+    decoded = reconstruction.reconstruct_slices(e.pipeline.autoencoder, cases.images, torch.float32)
+    elsewhere = np.roll(np.arange(len(cases)), len(cases) // 2)  # another patient's structure
+    variant = Variant(e.pipeline.config.variant)
+    return {
+        "shipped": str(variant),
+        str(variant): f1(cases.structures, cases.edges_of, e.sequences, cases.patients),
+        "attainable": f1(cases.structures, cases.edges_of, cases.images, cases.patients),
+        "reconstruction": f1(cases.structures, cases.edges_of, decoded, cases.patients),
+        "null": f1(cases.structures[elsewhere], cases.edges_of, e.sequences, cases.patients),
+    }
+
+
+def sequence_figures(e: Evaluation) -> dict:
+    """SSIM, NMI and NCC of generated, cohort and randomly paired sequences."""
+    patients = e.cases.patients
+    sources = {
+        "generated": e.sequences,
+        "cohort": e.cases.images,
+        "random": generation.random_sequences(e.cases.images, e.seed),
+    }
+    figures = {name: generation.correspondence(images, patients) for name, images in sources.items()}
+    return {metric: {name: figures[name][metric] for name in sources} for metric in ("ssim", "nmi", "ncc")}
+
+
+def diversity_figures(e: Evaluation, structures: int = 4, seeds: int = 16) -> dict:
+    """For one structure, the spread over seeds: mean standard deviation per brain pixel, inside and outside tumour."""
+    inside, outside = [], []
+    for i in np.linspace(0, len(e.cases) - 1, structures).astype(int):
+        shots = np.stack(
+            [
+                np.stack([x.numpy() for x in e.pipeline.sequence(e.cases.idh[i], e.cases.structures[i], seed=s).values()])
+                for s in range(seeds)
+            ]
+        )
+        spread = shots.std(axis=0).mean(axis=0)
+        brain, tumour = e.cases.images[i].max(axis=0) > 0, e.cases.masks[i] > 0
+        inside.append(spread[tumour].mean())
+        outside.append(spread[brain & ~tumour].mean())
+    return {"sd_in_tumour": estimate(inside), "sd_outside_tumour": estimate(outside), "seeds": seeds}
+
+
+def cost_figures(e: Evaluation, repeats: int = 3) -> dict:
+    """Seconds and memory of one four-modality sequence (median of `repeats`); see tests/benchmarks for the ratios."""
+
+    def seconds(**options) -> list[float]:
+        times = []
+        for i in range(repeats):
+            start = time.perf_counter()
+            e.pipeline.sequence(IDH.WILD, e.cases.structures[i], seed=i, **options)
+            times.append(time.perf_counter() - start)
+        return times
+
+    hundred, default = seconds(num_inference_steps=100), seconds()
+    return {
+        "ddim100_s": float(np.median(hundred)),
+        "default_s": float(np.median(default)),
+        "default_s_sem": float(sem(default)),
+        "default_steps": int(e.pipeline.config.num_inference_steps),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "threads": torch.get_num_threads(),
+    }

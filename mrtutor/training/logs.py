@@ -1,0 +1,62 @@
+"""Training logs: one CSV that pandas and a reader's eye can open, and TensorBoard events beside it."""
+
+import csv
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+EVERY = 10  # steps per CSV row
+
+
+class Log:
+    """Averages training values over `EVERY` steps; validation values are written as they come.
+
+    `log.csv` has the columns step, split, name, value. On resume, rows beyond the checkpoint are dropped, so that the
+    curve has no doubled piece.
+    """
+
+    def __init__(self, folder: Path, start: int, enabled: bool = True):
+        self.path, self.start, self.enabled = folder / "log.csv", start, enabled
+        self.totals: dict[str, float] = {}
+        self.count = 0
+
+    def __enter__(self) -> "Log":
+        if self.enabled:
+            kept = self._rows_until(self.start)
+            self.file = open(self.path, "w", newline="")
+            self.writer = csv.writer(self.file)
+            self.writer.writerows([["step", "split", "name", "value"], *kept])
+            self.board = SummaryWriter(self.path.parent / "tensorboard", purge_step=self.start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.enabled:
+            self.file.close()
+            self.board.close()
+
+    def _rows_until(self, step: int) -> list[list[str]]:
+        if step == 0 or not self.path.is_file():
+            return []
+        with open(self.path, newline="") as file:
+            return [row for row in list(csv.reader(file))[1:] if len(row) == 4 and int(row[0]) <= step]
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Training values of one step."""
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value
+        self.count += 1
+        if step % EVERY == 0:
+            self._write(step, "train", {k: v / self.count for k, v in self.totals.items()})
+            self.totals, self.count = {}, 0
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Validation values at one step."""
+        self._write(step, "validation", values)
+
+    def _write(self, step: int, split: str, values: dict[str, float]) -> None:
+        if not self.enabled:
+            return
+        for name, value in values.items():
+            self.writer.writerow([step, split, name, f"{value:.6g}"])
+            self.board.add_scalar(f"{split}/{name}", value, step)
+        self.file.flush()

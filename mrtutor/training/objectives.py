@@ -1,0 +1,129 @@
+"""What each stage minimises, as small callables ``objective(model, batch, generator) -> (loss, logs)``.
+
+Every random number comes from `generator`, so that a step is a function of (seed, step) and can be resumed.
+The contrastive objective of MR-CLIP stands in `contrastive.py`.
+
+Axes: B batch · H, W image pixels · h, w latent pixels · L tokens · D text width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from torch import Generator, Tensor, nn
+
+from mrtutor.models.autoencoder import from_channels, to_channels
+from mrtutor.models.guidance import Variant, predict, structure_condition
+
+Logs = dict[str, Tensor]
+Objective = Callable[[nn.Module, dict[str, Tensor], Generator], tuple[Tensor, Logs]]
+
+
+@dataclass(frozen=True)
+class AutoencoderObjective:
+    """L1 + 2·L2 + gradient L1, and a small KL term towards a unit normal.
+
+    L2 is what PSNR counts, L1 keeps plateaus flat, the gradient term keeps edges (a thin enhancing rim) crisp.
+    batch: {"image": (B, 1, H, W) in [-1, 1]}.
+    """
+
+    l2_weight: float = 2.0
+    gradient_weight: float = 0.5
+    kl_weight: float = 2e-4
+
+    def __call__(self, model: AutoencoderKL, batch: dict[str, Tensor], generator: Generator) -> tuple[Tensor, Logs]:
+        image = batch["image"]
+        posterior = model.encode(to_channels(model, image)).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+        decoded = model.decode(posterior.mean + posterior.std * noise).sample
+        error = from_channels(model, decoded).float() - image
+        l1, l2 = error.abs().mean(), error.square().mean()
+        gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+        loss = l1 + self.l2_weight * l2 + self.gradient_weight * gradient + self.kl_weight * kl
+        return loss, {"l1": l1.detach(), "l2": l2.detach(), "kl": kl.detach()}
+
+
+def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Forward process q(z_t | z_0) = √ᾱ z_0 + √(1 − ᾱ) ε, with `alpha_bar` of shape (B,)."""
+    alpha_bar = alpha_bar.view(-1, 1, 1, 1)
+    return alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+
+
+def velocity(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """v = √ᾱ ε − √(1 − ᾱ) z_0 (Salimans & Ho, ICLR 2022)."""
+    alpha_bar = alpha_bar.view(-1, 1, 1, 1)
+    return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
+
+
+def min_snr_weight(alpha_bar: Tensor, prediction: str, gamma: float = 5.0, floor: float = 0.05) -> Tensor:
+    """min-SNR-γ loss weight (Hang et al., ICCV 2023): min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR + 1) for v.
+
+    At zero terminal SNR the v-weight is 0 and the very first sampling step would never be trained; `floor` keeps it.
+    """
+    snr = alpha_bar / (1 - alpha_bar).clamp(min=1e-8)
+    clipped = snr.clamp(max=gamma)
+    weight = clipped / snr.clamp(min=1e-8) if prediction == "epsilon" else clipped / (snr + 1)
+    return weight.clamp(min=floor)
+
+
+@dataclass(frozen=True)
+class DiffusionObjective:
+    """Eq. 4: the denoiser predicts ε (or v) from noisy latents, time step, sentence and structure.
+
+    With `unet` given, that U-Net is frozen and `model` is the guidance network (A-C); otherwise `model` is the
+    U-Net itself (the plain LDM, or variant D).
+    batch: {"latent": (B, 4, h, w), "text": (B, L, D), "structure": (B, 1, H, W) in {0, 1}, unless NONE}.
+    """
+
+    scheduler: DDIMScheduler
+    variant: Variant = Variant.NONE
+    unet: UNet2DConditionModel | None = None
+    autoencoder: AutoencoderKL | None = None  # only for variant C
+    drop_structure: float = 0.0  # share of rows whose structure is empty, so that D can also draw without one
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor], generator: Generator) -> tuple[Tensor, Logs]:
+        latents = batch["latent"]
+        steps = self.scheduler.config.num_train_timesteps
+        t = torch.randint(0, steps, (len(latents),), generator=generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        return self.at(model, batch, t, noise, generator)
+
+    def at(
+        self, model: nn.Module, batch: dict[str, Tensor], t: Tensor, noise: Tensor, generator: Generator | None = None
+    ) -> tuple[Tensor, Logs]:
+        """The loss at given time steps (B,) and noise (B, 4, h, w): validation uses fixed ones."""
+        latents, prediction = batch["latent"], self.scheduler.config.prediction_type
+        alpha_bar = self.scheduler.alphas_cumprod.to(latents)[t]
+        target = noise if prediction == "epsilon" else velocity(latents, noise, alpha_bar)
+        unet, guidance = (model, None) if self.unet is None else (self.unet, model)
+        predicted = predict(
+            unet,
+            guidance,
+            self.variant,
+            add_noise(latents, noise, alpha_bar),
+            t,
+            batch["text"],
+            self._condition(batch, generator),
+        )
+        error = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        weighted = (min_snr_weight(alpha_bar, prediction) * error).mean()
+        return weighted, {"error": error.mean().detach()}
+
+    def _condition(self, batch: dict[str, Tensor], generator: Generator | None) -> Tensor | None:
+        if self.variant is Variant.NONE:
+            return None
+        structure = batch["structure"]
+        if self.drop_structure and generator is not None:
+            keep = torch.rand(len(structure), 1, 1, 1, generator=generator).to(structure.device) >= self.drop_structure
+            structure = structure * keep
+        with torch.no_grad():
+            return structure_condition(structure, self.variant, self.autoencoder)
+
+
+def guidance_groups(guidance: ControlNetModel, exits: list[nn.Parameter], learning_rate: float, factor: float) -> list:
+    """Optimiser groups in which the zero-convolution exits learn `factor` times faster than the cloned encoder."""
+    exit_ids = {id(p) for p in exits}
+    body = [p for p in guidance.parameters() if id(p) not in exit_ids]
+    return [{"params": body, "lr": learning_rate}, {"params": exits, "lr": factor * learning_rate}]

@@ -1,0 +1,209 @@
+"""The four stages of a preset: autoencoder, text, denoiser, guidance.
+
+Each reads what the earlier ones left in the run's folder and leaves a standard component folder there:
+`autoencoder/`, `text_encoder/`, `tokenizer/`, `clip/`, `unet/` (the plain LDM), `guidance-A/` … or `unet-D/`.
+Checkpoints, logs and sample sheets stand in `runs/<stage>/`.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+
+from mrtutor.data.cohort import Cohort
+from mrtutor.data.paraphrases import paraphrases
+from mrtutor.files import replace_folder
+from mrtutor.models.autoencoder import build_autoencoder, encode, set_latent_statistics
+from mrtutor.models.denoiser import build_denoiser, build_scheduler, widen_input
+from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant, build_guidance, exit_parameters
+from mrtutor.models.text import build_clip, build_tokenizer, encode_prompts, load_text_encoder
+from mrtutor.precision import autocast_dtype
+from mrtutor.presets import Preset, StagePreset
+from mrtutor.training.batches import LatentBatches, PromptTable, SliceBatches, cache_latents, cohort_key
+from mrtutor.training.contrastive import ContrastiveObjective
+from mrtutor.training.loop import Stage, fit
+from mrtutor.training.objectives import AutoencoderObjective, DiffusionObjective, guidance_groups
+from mrtutor.training.validation import AutoencoderValidation, DiffusionValidation, spread
+from mrtutor.vocabulary import IDH, Modality, prompt
+
+STAGES = ("autoencoder", "text", "denoiser", "guidance")
+EXIT_FACTOR = 4.0  # zero convolutions learn so much faster than the cloned encoder
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a preset on a cohort; `folder` holds everything it makes."""
+
+    preset: Preset
+    cohort: Cohort
+    folder: Path
+    seed: int = 0
+    device: str = "cpu"
+    steps: int | None = None  # overrides the preset's
+
+    @cached_property
+    def precision(self) -> torch.dtype:
+        """Data type of autocast that is fastest on this device."""
+        return autocast_dtype(self.device)
+
+    def settings(self, stage: str) -> StagePreset:
+        """The stage's recipe, with the number of steps overridden if asked."""
+        settings = self.preset.stages[stage]
+        return replace(settings, steps=self.steps) if self.steps else settings
+
+    def component(self, name: str) -> Path:
+        """Folder of a finished component.
+
+        Raises:
+            FileNotFoundError: its stage has not run yet.
+        """
+        path = self.folder / name
+        if not path.is_dir():
+            raise FileNotFoundError(
+                f"{path} is missing: train the earlier stages first, in the order {', '.join(STAGES)} "
+                f"(mrtutor train STAGE --preset {self.preset.name} --out {self.folder})."
+            )
+        return path
+
+
+def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool = False) -> Path:
+    """Train one stage and save its component; returns the component's folder.
+
+    Raises:
+        ValueError: unknown stage, or variant NONE for the guidance stage.
+        FileNotFoundError: an earlier stage has not run.
+    """
+    builders = {"autoencoder": _autoencoder, "text": _text, "denoiser": _denoiser}
+    torch.manual_seed(run.seed)  # initial weights
+    if stage == "guidance":
+        variant = Variant(variant or run.preset.variant)
+        if variant is Variant.NONE:
+            raise ValueError("The guidance stage needs a variant: A, B, C or D.")
+        work, name = _guidance(run, variant), f"guidance-{variant}"
+    elif stage in builders:
+        work, name = builders[stage](run), stage
+    else:
+        raise ValueError(f"Unknown stage {stage!r}: expected one of {', '.join(STAGES)}.")
+    mixed = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(run.precision, "no")
+    tags = {"preset": run.preset.name, "cohort": cohort_key(run.cohort)}
+    work = replace(work, name=name, tags=tags)
+    model = fit(
+        work, run.folder / "runs" / name, seed=run.seed, resume=resume, device=run.device, mixed_precision=mixed
+    )
+    return _save(run, stage, variant, model)
+
+
+def _autoencoder(run: Run) -> Stage:
+    settings = run.settings("autoencoder")
+    rows = validation_rows(run.cohort, 24)
+    modality = np.arange(len(rows)) % len(Modality)
+    images = torch.from_numpy(run.cohort.images[rows, modality])[:, None].float() / 255
+    validation = AutoencoderValidation(images, run.precision)
+    return Stage(
+        name="autoencoder",
+        model=build_autoencoder(run.preset.autoencoder),
+        objective=AutoencoderObjective(),
+        batches=SliceBatches(run.cohort, run.cohort.rows("train"), settings.crop, run.preset.autoencoder.unshuffle),
+        settings=settings,
+        validate=validation,
+        sheet=validation.sheet,
+    )
+
+
+def _text(run: Run) -> Stage:
+    tokenizer = build_tokenizer(max_length=run.preset.text.max_length)
+    with replace_folder(run.folder / "tokenizer") as temporary:
+        tokenizer.save_pretrained(temporary)
+    return Stage(
+        name="text",
+        model=build_clip(run.preset.text, tokenizer),
+        objective=ContrastiveObjective(tokenizer),
+        batches=SliceBatches(run.cohort, run.cohort.rows("train")),
+        settings=run.settings("text"),
+    )
+
+
+def prompt_table(run: Run) -> PromptTable:
+    """Embeddings of the empty prompt and of every training paraphrase; the canonical sentence stands first."""
+    encoder, tokenizer = load_text_encoder(run.preset.hub_text or run.component("text_encoder").parent)
+    sentences, rows = [""], {}
+    for m, modality in enumerate(Modality):
+        for i, idh in enumerate(IDH):
+            group = list(dict.fromkeys([prompt(modality, idh), *paraphrases(modality, idh, split="train")]))
+            rows[m, i] = torch.arange(len(sentences), len(sentences) + len(group))
+            sentences += group
+    parts = [sentences[i : i + 256] for i in range(0, len(sentences), 256)]
+    return PromptTable(torch.cat([encode_prompts(encoder, tokenizer, part) for part in parts]), rows)
+
+
+def _latent_batches(run: Run, with_structure: bool) -> LatentBatches:
+    folder = run.component("autoencoder")
+    autoencoder = AutoencoderKL.from_pretrained(folder).to(run.device, memory_format=torch.channels_last)
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    latents = cache_latents(run.cohort, autoencoder, weights, run.folder / "runs", run.precision)
+    rows = run.cohort.rows("train")
+    return LatentBatches(run.cohort, rows, latents, prompt_table(run), run.preset.drop_prompt, with_structure)
+
+
+def _denoiser(run: Run) -> Stage:
+    objective = DiffusionObjective(build_scheduler())
+    unet = build_denoiser(run.preset.denoiser, run.preset.text.hidden)
+    return _diffusion_stage(run, "denoiser", unet, objective, _latent_batches(run, with_structure=False))
+
+
+def _guidance(run: Run, variant: Variant) -> Stage:
+    unet = UNet2DConditionModel.from_pretrained(run.component("unet"))
+    batches = _latent_batches(run, with_structure=True)
+    if variant is Variant.D:  # the whole U-Net goes on training, with the structure among its inputs
+        wide = widen_input(unet, STRUCTURE_CHANNELS)
+        return _diffusion_stage(run, "guidance", wide, DiffusionObjective(build_scheduler(), variant), batches)
+    frozen = unet.requires_grad_(False).eval().to(run.device, memory_format=torch.channels_last)
+    autoencoder = None
+    if variant is Variant.C:
+        autoencoder = AutoencoderKL.from_pretrained(run.component("autoencoder")).requires_grad_(False).to(run.device)
+    objective = DiffusionObjective(build_scheduler(), variant, frozen, autoencoder)
+    guidance = build_guidance(unet, variant).requires_grad_(True)
+    rate = run.settings("guidance").learning_rate
+    groups = guidance_groups(guidance, exit_parameters(guidance), rate, EXIT_FACTOR)
+    return replace(_diffusion_stage(run, "guidance", guidance, objective, batches), groups=groups)
+
+
+def _diffusion_stage(
+    run: Run, name: str, model: nn.Module, objective: DiffusionObjective, batches: LatentBatches
+) -> Stage:
+    validation = DiffusionValidation(objective, batches, validation_rows(run.cohort, 64), run.precision)
+    return Stage(name, model, objective, batches, run.settings(name), validate=validation)
+
+
+def validation_rows(cohort: Cohort, count: int) -> np.ndarray:
+    """Rows of the validation split, spread over its patients (of the training split if a tiny cohort has none)."""
+    rows = cohort.rows("validation")
+    return spread(rows if len(rows) else cohort.rows("train"), count)
+
+
+def _save(run: Run, stage: str, variant: Variant | None, model: nn.Module) -> Path:
+    if stage == "autoencoder":
+        _store_statistics(run, model)
+    names = {"autoencoder": "autoencoder", "text": "clip", "denoiser": "unet"}
+    name = names.get(stage) or ("unet-D" if variant is Variant.D else f"guidance-{variant}")
+    model.to("cpu", memory_format=torch.contiguous_format)
+    with replace_folder(run.folder / name) as temporary:
+        model.save_pretrained(temporary)
+    if stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
+        with replace_folder(run.folder / "text_encoder") as temporary:
+            model.text_model.save_pretrained(temporary)
+    return run.folder / name
+
+
+@torch.inference_mode()
+def _store_statistics(run: Run, model: AutoencoderKL, count: int = 64) -> None:
+    """Mean and spread of each raw latent channel over training slices, all four modalities."""
+    channels = model.config.latent_channels
+    model.register_to_config(latents_mean=[0.0] * channels, latents_std=[1.0] * channels)
+    images = torch.from_numpy(run.cohort.images[spread(run.cohort.rows("train"), count)])
+    images = images.flatten(0, 1)[:, None].float() / 127.5 - 1
+    set_latent_statistics(model, torch.cat([encode(model, part.to(run.device)) for part in images.split(8)]))
