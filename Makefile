@@ -21,9 +21,9 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit(f"Expected Python 3.11 to 3.13, got {v[0]}.{v[1]}: name another, as in make PYTHON=python3.12 run")'
 	@echo "Setting up .venv (a few minutes the first time)"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check --quiet "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/pip install --disable-pip-version-check --quiet -r requirements.lock
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 run: $(READY)  ## set up, then run the quickstart notebook into outputs/00_quickstart.ipynb
@@ -38,10 +38,10 @@ test: $(READY)  ## style, unit tests and every notebook in its smoke preset
 	@echo "make test: style and tests passed."
 
 simulate: $(READY)  ## make the simulated cohort in outputs/cohort
-	@$(BIN)/mrtutor simulate outputs/cohort
+	@$(BIN)/mrtutor simulate --out outputs/cohort
 
 train: $(READY)  ## train all stages on outputs/cohort (PRESET=laptop)
-	@for stage in autoencoder text denoiser guidance; do $(BIN)/mrtutor train $$stage --preset $(PRESET); done
+	@$(BIN)/mrtutor train all --preset $(PRESET) --cohort outputs/cohort
 
 notebooks: $(READY)  ## run every chapter with its own parameters and keep the outputs (long)
 	@$(RUNNER) --preset $(PRESET) --in-place

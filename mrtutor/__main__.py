@@ -1,6 +1,6 @@
 """`python -m mrtutor`."""
 
-from mrtutor.cli import app
+from mrtutor.cli import main
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -60,12 +60,12 @@ def _stop(message: str, status: int) -> None:
 @plain_errors
 def simulate(
     out: Out = Path("outputs/cohort"),
-    patients: Annotated[int, typer.Option(min=1, help="Number of simulated patients; the paper's cohort had 484.")] = 484,
+    patients: Annotated[int, typer.Option(min=1, help="Number of simulated patients; the paper has 484.")] = 484,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the cohort.")] = 0,
     workers: Workers = WORKERS,
     nifti: Annotated[Path | None, typer.Option(help="Also write BraTS-style NIfTI folders here.")] = None,
     device: Annotated[str, typer.Option(help="Torch device; with a GPU take --workers 1.")] = "cpu",
-    noise_free: Annotated[bool, typer.Option("--noise-free", help="Leave out the noise, to measure its ceiling.")] = False,
+    noise_free: Annotated[bool, typer.Option("--noise-free", help="Without noise, to measure its ceiling.")] = False,
 ) -> None:
     """Simulate patients and prepare their slices as a cohort (simulated images, no patients)."""
     from mrtutor.data.build import build_cohort
@@ -75,7 +75,7 @@ def simulate(
         raise ValueError(f"{out} is finished: NIfTI are written while simulating; choose another --out.")
     volumes = None if nifti is None else str(nifti)
     cases = simulated_cases(patients, seed, noise=not noise_free, device=device, nifti=volumes)
-    settings = {"kind": "simulated", "seed": seed, "noise": not noise_free, "device": device, "nifti": bool(nifti)}
+    settings = {"source": "simulated", "seed": seed, "noise": not noise_free}
     _say(build_cohort(cases, out, settings, workers), "simulated")
 
 
@@ -83,7 +83,7 @@ def simulate(
 @plain_errors
 def prepare(
     folders: Annotated[list[Path], typer.Argument(help="Case folders, or folders of case folders.")],
-    source: Annotated[str, typer.Option(help="Layout of the folders: 'folder', names that end in _flair, _t1 ….")] = "folder",
+    source: Annotated[str, typer.Option(help="Layout: 'folder', files that end in _flair, _t1 ….")] = "folder",
     labels: Annotated[Path | None, typer.Option(help="CSV with columns subject_id, idh.")] = None,
     idh: Annotated[str | None, typer.Option(help="IDH type of every case: mutant or wild.")] = None,
     out: Out = Path("outputs/cohort"),
@@ -95,7 +95,7 @@ def prepare(
 
     if source != "folder":
         raise ValueError(f"Unknown source {source!r}: expected 'folder'.")
-    _say(build_cohort(folder_cases(folders, labels, idh), out, {"kind": "real", "source": source}, workers), "real")
+    _say(build_cohort(folder_cases(folders, labels, idh), out, {"source": source}, workers), "real")
 
 
 def _say(report: object, kind: str) -> None:
@@ -111,7 +111,7 @@ def _say(report: object, kind: str) -> None:
 
 @app.command()
 @plain_errors
-def info(cohort: Annotated[Path | None, typer.Argument(help="Folder of a cohort to describe and verify.")] = None) -> None:
+def info(cohort: Annotated[Path | None, typer.Argument(help="A cohort to describe and verify.")] = None) -> None:
     """Versions and devices; or what a cohort holds."""
     if cohort is None:
         _say_versions()
@@ -123,7 +123,15 @@ def info(cohort: Annotated[Path | None, typer.Argument(help="Folder of a cohort 
     typer.echo(people.groupby(["split", "idh"]).agg(patients=("slices", "size"), slices=("slices", "sum")).to_string())
     for case, reason in opened.manifest["skipped"]:
         typer.echo(f"Skipped {case}: {reason}")
-    typer.echo(f"{len(opened)} slices of {len(people)} {opened.manifest['kind']} patients in {cohort}; checksums agree.")
+    source = opened.manifest["source"]
+    typer.echo(f"{len(opened)} slices of {len(people)} patients ({source}) in {cohort}; checksums agree.")
+
+
+def main() -> None:
+    """Entry point: the commands of this file and of `mrtutor.cli_models`."""
+    import mrtutor.cli_models  # noqa: F401 - its commands join the app; it imports this file
+
+    app()
 
 
 def _say_versions() -> None:

@@ -38,7 +38,7 @@ class TextPreset:
     vision_hidden: int = 128
     vision_layers: int = 4
     vision_heads: int = 4
-    patch: int = 16
+    patch: int = 32
     image_size: int = 256
 
 
@@ -120,10 +120,10 @@ _LAPTOP = Preset(
     text=TextPreset(),
     denoiser=DenoiserPreset(),
     stages={
-        "autoencoder": StagePreset(8000, 8, 2e-3, crop=128, validate_every=500),
-        "text": StagePreset(600, 64, 1e-3, weight_decay=0.01),
-        "denoiser": StagePreset(1200, 16, 6e-4, weight_decay=0.01, ema_decay=0.998),
-        "guidance": StagePreset(2500, 16, 5e-4, weight_decay=0.01, ema_decay=0.998),
+        "autoencoder": StagePreset(4800, 8, 2e-3, crop=128, validate_every=400),
+        "text": StagePreset(300, 32, 1e-3, weight_decay=0.01),
+        "denoiser": StagePreset(450, 16, 8e-4, weight_decay=0.01, ema_decay=0.995),
+        "guidance": StagePreset(1300, 16, 8e-4, weight_decay=0.01, ema_decay=0.998),
     },
 )
 

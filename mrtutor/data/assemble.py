@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mrtutor.data.cohort import COLUMNS, MANIFEST, MASKS, PATIENTS, SLICES, TABLE
+from mrtutor.data.cohort import COLUMNS
+from mrtutor.data.manifest import MANIFEST, MASKS, PATIENTS, SLICES, TABLE
 from mrtutor.data.split import split_patients
 from mrtutor.files import atomic_path, sha256, write_json, write_text
 

@@ -4,13 +4,15 @@ Each patient becomes one compressed part in ``.parts``, under its final name onl
 there they are joined; ``cohort.json`` is written last, so a folder without it is unfinished.
 """
 
+import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +75,10 @@ def build_cohort(
     if workers < 1:
         raise ValueError(f"Expected at least 1 worker, got {workers}.")
     out = Path(out)
-    settings = json.loads(json.dumps({**settings, "cases": len(cases), "preparation": PARAMETERS}))
+    keys = hashlib.sha256("\n".join(case.key for case in cases).encode()).hexdigest()
+    settings = json.loads(
+        json.dumps({**settings, "preparation": PARAMETERS, "cases": len(cases), "cases_sha256": keys})
+    )
     if done := _already_complete(out, settings):
         return done
     parts = _open_parts(out, settings)
@@ -106,17 +111,18 @@ def _already_complete(out: Path, settings: dict[str, Any]) -> BuildReport | None
 
 
 def _open_parts(out: Path, settings: dict[str, Any]) -> Path:
-    """Folder of the parts; the number of cases may differ from the last run's, nothing else."""
+    """Folder of the parts; the cases may differ from the last run's (a part's name says all of its case), no more."""
     out.mkdir(parents=True, exist_ok=True)
     parts = out / PARTS
     parts.mkdir(exist_ok=True)
-    mine = {key: value for key, value in settings.items() if key != "cases"}
+    mine = {key: value for key, value in settings.items() if not key.startswith("cases")}
     if (parts / SETTINGS).is_file():
         _compare(out, json.loads((parts / SETTINGS).read_text(encoding="utf-8")), mine)
     else:
         write_json(parts / SETTINGS, mine)
     for leftover in (*out.glob(".tmp-*"), *parts.glob(".tmp-*")):
-        leftover.unlink()  # of a run that was killed
+        if leftover.is_file():  # of a run that was killed
+            leftover.unlink()
     return parts
 
 
@@ -129,7 +135,7 @@ def _compare(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         )
 
 
-def _run(cases: list[Case], paths: dict[Case, Path], workers: int):
+def _run(cases: list[Case], paths: dict[Case, Path], workers: int) -> Iterator[tuple[Case, str | None]]:
     """Yield (case, reason why it was skipped or None) as the cases are finished."""
     if workers == 1 or len(cases) < 2:
         threads = torch.get_num_threads()
@@ -142,17 +148,30 @@ def _run(cases: list[Case], paths: dict[Case, Path], workers: int):
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(cases)), mp_context=context, initializer=_start_worker)
     try:
-        futures = {pool.submit(make_part, case, paths[case]): case for case in cases}
+        with _ctrl_c_ignored():  # the workers start here and inherit it: an interrupt is the parent's affair
+            futures = {pool.submit(make_part, case, paths[case]): case for case in cases}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C: the patients under way are finished and kept
 
 
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Ignore SIGINT for a moment; only the main thread can, elsewhere (a server) nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_worker() -> None:
-    """One thread per worker; Ctrl-C is the parent's affair; no worker outlives its parent."""
+    """One thread per worker; no worker outlives its parent."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 

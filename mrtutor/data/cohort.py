@@ -7,7 +7,6 @@ patients.csv subject_id, idh, split, slices, source, and the simulated phenotype
 cohort.json  written last: format version, seed, preparation parameters, skipped cases, SHA-256 of the other files
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +17,13 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from mrtutor.data.manifest import MASKS, PATIENTS, SLICES, TABLE, read_manifest, verify_files
 from mrtutor.data.split import SPLITS
 from mrtutor.data.structure import SIZE, canny
-from mrtutor.files import sha256
 from mrtutor.vocabulary import IDH, Modality, prompt
 
-VERSION = 1
-MANIFEST = "cohort.json"
-SLICES, MASKS, TABLE, PATIENTS = "slices.npy", "masks.npy", "slices.csv", "patients.csv"
 COLUMNS = ("row", "subject_id", "idh", "split", "z_mm", "tumour_px", "source")
 _ORDER = {m: i for i, m in enumerate(Modality)}
-_AGAIN = "run the same `mrtutor simulate` or `mrtutor prepare` command again: it goes on where it stopped"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +58,7 @@ class Cohort:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        missing = [name for name in manifest["sha256"] if not (path / name).is_file()]
-        if missing:
-            raise FileNotFoundError(f"{path} lacks {', '.join(missing)}: restore it, or delete the folder and {_AGAIN}.")
-        if verify:
-            _verify(path, manifest)
+        verify_files(path, manifest, checksums=verify)
         rows = manifest["slices"]
         images = _memory_map(path / SLICES, (rows, len(Modality), SIZE, SIZE))
         masks = _memory_map(path / MASKS, (rows, SIZE, SIZE))
@@ -195,48 +186,13 @@ class SliceDataset(Dataset):
         return Modality(self.structure_of)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and check ``cohort.json``.
-
-    Raises:
-        FileNotFoundError: no such folder, or nothing of a cohort in it.
-        ValueError: half-written, unreadable, or of another version.
-    """
-    if not path.is_dir():
-        raise FileNotFoundError(f"No folder {path}: expected a cohort; make one with `mrtutor simulate --out {path}`.")
-    if not (path / MANIFEST).is_file():
-        if (path / ".parts").exists() or any((path / name).exists() for name in (SLICES, MASKS, TABLE, PATIENTS)):
-            raise ValueError(f"The cohort in {path} is half-written (no {MANIFEST}): {_AGAIN}.")
-        raise FileNotFoundError(f"No cohort in {path}: expected {MANIFEST}; make one with `mrtutor simulate`.")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        version = manifest["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / MANIFEST} is no cohort manifest ({error}): restore it, or build again.") from error
-    if version != VERSION:
-        raise ValueError(
-            f"The cohort in {path} has format version {version}, this package reads {VERSION}: "
-            "delete the folder and build it again, or install the package version that wrote it."
-        )
-    return manifest
-
-
-def _verify(path: Path, manifest: dict[str, Any]) -> None:
-    for name, expected in manifest["sha256"].items():
-        if sha256(path / name) != expected:
-            raise ValueError(
-                f"{path / name} does not match its SHA-256 in {MANIFEST}: it was truncated or altered; "
-                "restore it, or delete the folder and build it again."
-            )
-
-
 def _memory_map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} is truncated or no NumPy file ({error}): restore it, or build again.") from error
     if array.shape != shape or array.dtype != np.uint8:
-        raise ValueError(f"{path} holds {array.shape} {array.dtype}, expected {shape} uint8: restore it or build again.")
+        raise ValueError(f"{path} holds {array.shape} {array.dtype}, expected {shape} uint8: build again.")
     return array
 
 

@@ -9,8 +9,19 @@ import torchio as tio
 from torch import Tensor
 
 from mrtutor.data import signal
-from mrtutor.data.anatomy import CHANNELS, COARSE, CROP, CROP_START, GRID, draw_brain, lattice, sample, template, tissues
-from mrtutor.data.noise import normal, one_thread, patient_generator, rician, smooth_field, uniform
+from mrtutor.data.anatomy import (
+    CHANNELS,
+    COARSE,
+    CROP,
+    CROP_START,
+    GRID,
+    draw_brain,
+    lattice,
+    sample,
+    template,
+    tissues,
+)
+from mrtutor.data.noise import one_thread, patient_generator, rician, smooth_field, uniform
 from mrtutor.data.phenotype import Phenotype, draw_idh, draw_phenotype
 from mrtutor.data.tumour import grow_tumour, label_map, to_crop, tumour_tissues
 from mrtutor.vocabulary import IDH, Modality

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any, Protocol
 import torchio as tio
 
 from mrtutor.data.nifti import is_case, read_folder, write_nifti
-from mrtutor.data.simulate import simulate_subject
 from mrtutor.vocabulary import IDH
 
 
@@ -41,13 +41,15 @@ class SimulatedCase:
 
     @property
     def key(self) -> str:
-        return f"{self.number:05d}"
+        return f"{self.number:05d}" + ("-nifti" if self.nifti else "")  # a part without NIfTI would leave them out
 
     @property
     def label(self) -> str:
         return f"simulated patient {self.number}"
 
     def load(self) -> tio.Subject:
+        from mrtutor.data.simulate import simulate_subject  # the brain template takes seconds to load
+
         subject = simulate_subject(self.number, seed=self.seed, noise=self.noise, device=self.device)
         if self.nifti:
             write_nifti(subject, self.nifti)
@@ -59,19 +61,19 @@ class SimulatedCase:
 class FolderCase:
     """A real case: the folder of its four sequences and segmentation."""
 
-    folder: str
+    folder: str  # absolute
     idh: str | None  # as the user's table has it; None where unknown
 
     @property
     def key(self) -> str:
         folder = Path(self.folder)
         files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.iterdir()) if p.is_file()]
-        state = repr((str(folder.resolve()), self.idh, files))
+        state = repr((self.folder, self.idh, files))
         return hashlib.sha256(state.encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
-        return Path(self.folder).resolve().name
+        return Path(self.folder).name
 
     def load(self) -> tio.Subject:
         if self.idh is None:
@@ -104,16 +106,22 @@ def folder_cases(
 
     Raises:
         FileNotFoundError: no such folder or table.
-        ValueError: neither or both of ``labels`` and ``idh``; an unreadable table; no case at all.
+        ValueError: neither or both of ``labels`` and ``idh``; an unreadable table; no case at all; two cases
+            with one name.
     """
     if (labels is None) == (idh is None):
         raise ValueError("Expected either a table of IDH types (--labels CSV) or one type for all cases (--idh wild).")
-    found = [case for folder in folders for case in _cases_in(Path(folder))]
+    found = list(dict.fromkeys(case.resolve() for folder in folders for case in _cases_in(Path(folder))))
     if not found:
-        raise ValueError("No case found: expected folders with files such as *_flair.nii.gz, or a folder of such folders.")
+        raise ValueError(
+            "No case found: expected folders with files such as *_flair.nii.gz, or a folder of such folders."
+        )
+    names = Counter(case.name for case in found)
+    if doubled := [str(case) for case in found if names[case.name] > 1]:
+        raise ValueError(f"Several cases have one name ({', '.join(doubled)}): expected one folder per subject id.")
     table = {} if labels is None else read_labels(labels)
     known = None if idh is None else str(IDH(idh))
-    return [FolderCase(str(case), known or table.get(case.resolve().name)) for case in found]
+    return [FolderCase(str(case), known or table.get(case.name)) for case in found]
 
 
 def _cases_in(folder: Path) -> list[Path]:

@@ -74,7 +74,9 @@ def validate_structure(structure: np.ndarray | Tensor | Image.Image | str | Path
     edges = _as_binary(values)
     empty = [i for i, one in enumerate(edges) if not one.any()]
     if empty:
-        which = "The structure map" if len(edges) == 1 else f"Structure map(s) {', '.join(map(str, empty))} of the batch"
+        which = (
+            "The structure map" if len(edges) == 1 else f"Structure map(s) {', '.join(map(str, empty))} of the batch"
+        )
         raise ValueError(f"{which} is all empty: expected some edge pixels; draw some, or lower the Canny thresholds.")
     return torch.from_numpy(edges.astype(np.float32))[:, None]
 
@@ -97,7 +99,9 @@ def _as_array(structure: object) -> np.ndarray:
 
 def _open_image(path: Path) -> Image.Image:
     if not path.is_file():
-        raise FileNotFoundError(f"No structure map at {path}: expected an image file, {SIZE} x {SIZE}, black and white.")
+        raise FileNotFoundError(
+            f"No structure map at {path}: expected an image file, {SIZE} x {SIZE}, black and white."
+        )
     try:
         with Image.open(path) as image:
             image.load()

@@ -59,7 +59,8 @@ def check_subject(subject: tio.Subject) -> None:
         if name in subject:
             _check_grid(f"{who} {name}", subject[name], reference)
     if "tumour" in subject:
-        strange = sorted(set(np.unique(subject["tumour"].data.numpy()).tolist()) - set(TUMOUR_LABELS))
+        labels = subject["tumour"].data.numpy()
+        strange = np.unique(labels[~np.isin(labels, list(TUMOUR_LABELS))])[:8].tolist()
         if strange:
             known = ", ".join(f"{k} {v}" for k, v in TUMOUR_LABELS.items())
             raise ValueError(f"{who} tumour has unknown label(s) {strange}: expected {known}; map them first.")

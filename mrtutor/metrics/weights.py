@@ -106,9 +106,7 @@ def autoencoder_figures(e: Evaluation) -> dict:
         "psnr_db": estimate(reconstruction.psnr(e.cases.images, decoded), by_slice),
         "ssim": estimate(reconstruction.ssim(e.cases.images, decoded), by_slice),
         "tumour_psnr_db": estimate(reconstruction.tumour_psnr(e.cases.images, decoded, e.cases.masks), by_slice),
-        "rim_contrast_ratio": estimate(
-            reconstruction.rim_contrast_ratio(e.cases.images, decoded, e.cases.masks)
-        ),
+        "rim_contrast_ratio": estimate(reconstruction.rim_contrast_ratio(e.cases.images, decoded, e.cases.masks)),
         **noise_ceiling(e),
     }
 
@@ -176,7 +174,9 @@ def diversity_figures(e: Evaluation, structures: int = 4, seeds: int = 16) -> di
     for i in np.linspace(0, len(e.cases) - 1, structures).astype(int):
         shots = np.stack(
             [
-                np.stack([x.numpy() for x in e.pipeline.sequence(e.cases.idh[i], e.cases.structures[i], seed=s).values()])
+                np.stack(
+                    [x.numpy() for x in e.pipeline.sequence(e.cases.idh[i], e.cases.structures[i], seed=s).values()]
+                )
                 for s in range(seeds)
             ]
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -90,8 +91,8 @@ def load_text_encoder(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]
             in one (a saved CLIP), or the id of a CLIP on the Hugging Face hub, such as openai/clip-vit-large-patch14.
 
     Raises:
-        FileNotFoundError: no such folder, and the hub does not have it or cannot be reached.
-        ValueError: the tokenizer knows words that the encoder has no embedding for.
+        FileNotFoundError: no such folder, and the hub does not have it or cannot be reached; or no tokenizer in it.
+        ValueError: a truncated weight file, or a tokenizer with tokens that the encoder has no embedding for.
     """
     root = Path(source)
     split = (root / "text_encoder").is_dir() and (root / "tokenizer").is_dir()
@@ -99,11 +100,19 @@ def load_text_encoder(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]
     try:
         encoder = CLIPTextModel.from_pretrained(folders[0])
         tokenizer = CLIPTokenizer.from_pretrained(folders[1])
+    except SafetensorError as error:
+        raise ValueError(
+            f"The weights of {str(source)!r} cannot be read ({error}): the file was truncated or altered; restore it."
+        ) from error
     except (OSError, ValueError) as error:  # transformers raises either, depending on which file is missing
         raise FileNotFoundError(
             f"No CLIP text encoder at {str(source)!r}: expected a folder with text_encoder/ and tokenizer/, a saved "
             f"CLIP, or the id of one on the Hugging Face hub (which needs the network once). Cause: {error}"
         ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without its files
+        raise FileNotFoundError(
+            f"No tokenizer at {str(source)!r}: expected tokenizer.json, or vocab.json and merges.txt, beside the weights."
+        )
     if len(tokenizer) > encoder.config.vocab_size:
         raise ValueError(
             f"The tokenizer of {str(source)!r} has {len(tokenizer)} tokens, its encoder {encoder.config.vocab_size} "

@@ -1,14 +1,15 @@
-"""MR-CLIP's tokenizer: byte-pair encoding in CLIP's own format, with a vocabulary of about 600 tokens.
+"""MR-CLIP's tokenizer: byte-pair encoding in CLIP's own format, with fewer than a thousand tokens.
 
 It is a standard `transformers.CLIPTokenizer`. Lower case; a word's last piece carries `</w>`; every word of the
-course's sentences is one token, an unknown word falls into letters. CLIP's rules keep digits apart, so T1Gd is three
-tokens (`t`, `1`, `gd`), with the hub's CLIP as with this one.
+course's sentences is one token, an unknown word falls into smaller pieces, down to letters. CLIP's rules keep digits
+apart, so T1 is two tokens (`t`, `1`) and T1Gd three (`t`, `1`, `gd`), with the hub's CLIP as with this one.
 
 Source: Sennrich et al., ACL 2016 (byte-pair encoding); Radford et al., ICML 2021 (CLIP).
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
@@ -67,7 +68,7 @@ def learn_merges(words: Counter[Word]) -> list[Pair]:
     while True:
         pairs: Counter[Pair] = Counter()
         for word, count in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] += count
         if not pairs:
             return merges
@@ -108,6 +109,6 @@ def tokenize(tokenizer: CLIPTokenizer, sentences: str | Sequence[str], length: i
         if len(ids) > length:
             raise ValueError(
                 f"Expected a prompt of at most {length} tokens, got {len(ids)} (start and end count as two): "
-                f"shorten {sentence!r}. Words outside the vocabulary cost one token a letter."
+                f"shorten {sentence!r}. Words outside the vocabulary cost up to one token a letter."
             )
     return tokenizer(sentences, padding="max_length", max_length=length, return_tensors="pt").input_ids

@@ -134,7 +134,7 @@ def cache_latents(
         device = next(autoencoder.parameters()).device
         parts = []
         for start in tqdm(range(0, len(cohort), batch), desc="latents"):
-            images = torch.from_numpy(np.asarray(cohort.images[start : start + batch])).to(device)
+            images = torch.from_numpy(np.array(cohort.images[start : start + batch])).to(device)
             images = images.flatten(0, 1)[:, None].float() / 127.5 - 1
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 latents = encode(autoencoder, images.contiguous(memory_format=torch.channels_last))

@@ -21,8 +21,8 @@ from mrtutor.models.autoencoder import build_autoencoder, encode, set_latent_sta
 from mrtutor.models.denoiser import build_denoiser, build_scheduler, widen_input
 from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant, build_guidance, exit_parameters
 from mrtutor.models.text import build_clip, build_tokenizer, encode_prompts, load_text_encoder
-from mrtutor.precision import autocast_dtype
 from mrtutor.presets import Preset, StagePreset
+from mrtutor.sampling.precision import autocast_dtype
 from mrtutor.training.batches import LatentBatches, PromptTable, SliceBatches, cache_latents, cohort_key
 from mrtutor.training.contrastive import ContrastiveObjective
 from mrtutor.training.loop import Stage, fit
@@ -140,7 +140,7 @@ def prompt_table(run: Run) -> PromptTable:
     return PromptTable(torch.cat([encode_prompts(encoder, tokenizer, part) for part in parts]), rows)
 
 
-def _latent_batches(run: Run, with_structure: bool) -> LatentBatches:
+def latent_batches(run: Run, with_structure: bool) -> LatentBatches:
     folder = run.component("autoencoder")
     autoencoder = AutoencoderKL.from_pretrained(folder).to(run.device, memory_format=torch.channels_last)
     weights = folder / "diffusion_pytorch_model.safetensors"
@@ -152,12 +152,12 @@ def _latent_batches(run: Run, with_structure: bool) -> LatentBatches:
 def _denoiser(run: Run) -> Stage:
     objective = DiffusionObjective(build_scheduler())
     unet = build_denoiser(run.preset.denoiser, run.preset.text.hidden)
-    return _diffusion_stage(run, "denoiser", unet, objective, _latent_batches(run, with_structure=False))
+    return _diffusion_stage(run, "denoiser", unet, objective, latent_batches(run, with_structure=False))
 
 
 def _guidance(run: Run, variant: Variant) -> Stage:
     unet = UNet2DConditionModel.from_pretrained(run.component("unet"))
-    batches = _latent_batches(run, with_structure=True)
+    batches = latent_batches(run, with_structure=True)
     if variant is Variant.D:  # the whole U-Net goes on training, with the structure among its inputs
         wide = widen_input(unet, STRUCTURE_CHANNELS)
         return _diffusion_stage(run, "guidance", wide, DiffusionObjective(build_scheduler(), variant), batches)

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from mrtutor.models.autoencoder import build_autoencoder, decode, encode, from_channels, set_latent_statistics, to_channels
+from mrtutor.models.autoencoder import (
+    build_autoencoder,
+    decode,
+    encode,
+    from_channels,
+    set_latent_statistics,
+    to_channels,
+)
 from mrtutor.models.denoiser import build_denoiser, build_scheduler, count_parameters
 from mrtutor.presets import PRESETS, load_preset
 

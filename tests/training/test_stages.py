@@ -1,0 +1,142 @@
+"""All four stages in the smoke preset: what they leave behind, in what order, and that resuming changes nothing."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from mrtutor.models.guidance import Variant
+from mrtutor.presets import load_preset
+from mrtutor.training import stages
+from mrtutor.training.batches import LatentBatches, SliceBatches
+from mrtutor.training.loop import step_generator
+from mrtutor.vocabulary import Modality
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_cohort, tmp_path_factory):
+    """A run with autoencoder, text and denoiser trained for a few steps."""
+    folder = tmp_path_factory.mktemp("run")
+    run = stages.Run(load_preset("smoke"), tiny_cohort, folder)
+    for stage in ("autoencoder", "text", "denoiser"):
+        stages.train(run, stage)
+    return run
+
+
+def test_components_open_with_diffusers_and_transformers_alone(trained):
+    folder = trained.folder
+    autoencoder = AutoencoderKL.from_pretrained(folder / "autoencoder")
+    assert len(autoencoder.config.latents_mean) == 4 and min(autoencoder.config.latents_std) > 0
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    assert unet.config.cross_attention_dim == text.config.hidden_size
+    assert len(CLIPTokenizer.from_pretrained(folder / "tokenizer")) == text.config.vocab_size
+    assert CLIPModel.from_pretrained(folder / "clip").config.text_config.vocab_size == text.config.vocab_size
+
+
+@pytest.mark.parametrize("variant", ["B", "D"])
+def test_guidance_stage_leaves_its_component(trained, variant):
+    path = stages.train(trained, "guidance", variant=Variant(variant))
+    if variant == "D":
+        assert UNet2DConditionModel.from_pretrained(path).config.in_channels == 4 + 64
+    else:
+        assert ControlNetModel.from_pretrained(path).config.conditioning_channels == 64
+
+
+def test_every_stage_says_what_it_cost_and_how_it_went(trained):
+    for stage in ("autoencoder", "text", "denoiser"):
+        cost = json.loads((trained.folder / "runs" / stage / "cost.json").read_text())
+        assert cost["steps"] == 6 and cost["seconds"] > 0 and cost["peak_mib"] > 50
+    log = (trained.folder / "runs" / "autoencoder" / "log.csv").read_text()
+    assert "validation,psnr_db" in log and (trained.folder / "runs/autoencoder/sheets/000006.png").stat().st_size > 1000
+
+
+def test_latents_are_computed_once_and_per_autoencoder(trained):
+    files = list((trained.folder / "runs").glob("latents-*.npy"))
+    assert len(files) == 1
+    latents = np.load(files[0])
+    assert latents.shape == (len(trained.cohort), 4, 4, 32, 32) and latents.dtype == np.float16
+    assert 0.5 < latents.astype(np.float32).std() < 2
+
+
+def test_cached_latents_equal_encoding_now(trained):
+    from mrtutor.models.autoencoder import encode
+
+    autoencoder = AutoencoderKL.from_pretrained(trained.folder / "autoencoder")
+    latents = np.load(next((trained.folder / "runs").glob("latents-*.npy")))
+    image = torch.from_numpy(trained.cohort.images[3, 2].astype(np.float32))[None, None] / 127.5 - 1
+    with torch.no_grad():
+        now = encode(autoencoder, image)[0].numpy()
+    assert np.abs(now - latents[3, 2]).max() < 0.1  # float16 and bfloat16 rounding
+
+
+def test_order_of_stages_is_explained(tiny_cohort, tmp_path):
+    run = stages.Run(load_preset("smoke"), tiny_cohort, tmp_path)
+    with pytest.raises(FileNotFoundError, match="train the earlier stages first"):
+        stages.train(run, "denoiser")
+    with pytest.raises(ValueError, match="expected one of autoencoder, text, denoiser, guidance"):
+        stages.train(run, "unet")
+
+
+def test_resume_of_a_stage_is_exact(tiny_cohort, tmp_path):
+    preset = load_preset("smoke")
+    short = replace(preset, stages={**preset.stages, "autoencoder": replace(preset.stages["autoencoder"], steps=6)})
+    whole = stages.Run(short, tiny_cohort, tmp_path / "whole")
+    stages.train(whole, "autoencoder")
+    cut = stages.Run(short, tiny_cohort, tmp_path / "cut")
+    work = stages._autoencoder
+
+    def interrupted(run):
+        stage = work(run)
+        calls = {"n": 0}
+        draw = stage.batches
+
+        def batches(count, generator):
+            calls["n"] += 1
+            if calls["n"] == 5:
+                raise KeyboardInterrupt
+            return draw(count, generator)
+
+        stage.batches = batches
+        return stage
+
+    stages._autoencoder = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stages.train(cut, "autoencoder")
+    finally:
+        stages._autoencoder = work
+    assert not (tmp_path / "cut" / "autoencoder").exists(), "a half-trained component must not look finished"
+    stages.train(cut, "autoencoder", resume=True)
+    a, b = (AutoencoderKL.from_pretrained(tmp_path / name / "autoencoder").state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_structure_comes_from_any_modality(trained):
+    batches = stages.latent_batches(trained, with_structure=True)
+    assert isinstance(batches, LatentBatches)
+    batch = batches(16, step_generator(0, 0))
+    assert batch["structure"].shape == (16, 1, 256, 256) and set(batch["structure"].unique().tolist()) == {0.0, 1.0}
+    assert batch["text"].shape[0] == 16
+    row = np.array([0])
+    first, second = (batches.at(row, torch.tensor([0]), torch.tensor([m]))["structure"] for m in (1, 3))
+    assert not torch.equal(first, second)
+
+
+def test_prompts_are_dropped_as_often_as_asked(trained):
+    batches = replace(stages.latent_batches(trained, with_structure=False), drop_prompt=0.5)
+    empty = batches.prompts.embeddings[0]
+    batch = batches(64, step_generator(0, 1))
+    share = (batch["text"] == empty).flatten(1).all(1).float().mean()
+    assert 0.25 < share < 0.75
+
+
+def test_crops_stay_inside_and_keep_their_labels(tiny_cohort):
+    batch = SliceBatches(tiny_cohort, tiny_cohort.rows("train"), crop=128)(8, step_generator(0, 0))
+    assert batch["image"].shape == (8, 1, 128, 128)
+    assert batch["image"].min() >= -1 and batch["image"].max() <= 1
+    assert set(batch["modality"].tolist()) <= set(range(len(Modality)))
