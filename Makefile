@@ -44,7 +44,7 @@ train: $(READY)  ## train all stages on outputs/cohort (PRESET=laptop)
 	@$(BIN)/mrtutor train all --preset $(PRESET) --cohort outputs/cohort
 
 notebooks: $(READY)  ## run every chapter with its own parameters and keep the outputs (long)
-	@$(RUNNER) --preset $(PRESET) --in-place
+	@$(RUNNER) --in-place
 	@echo "Chapters run; notebooks/ holds their outputs."
 
 lint: $(READY)  ## mend what ruff can mend, report the rest

@@ -4,9 +4,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from mrtutor import _environment
 
 ROOT = Path(__file__).resolve().parents[1]
 FACE = ("IDH", "Cohort", "MRPipeline", "Modality", "load_pretrained", "prompt")
@@ -79,3 +82,81 @@ def test_every_name_of_the_face_is_listed() -> None:
     import mrtutor
 
     assert set(FACE) <= set(mrtutor.__all__) <= set(dir(mrtutor))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A pyproject.toml with one dependency that is here, one that is absent, and one of a version yet to come."""
+    text = '[project]\ndependencies = ["packaging>=20", "no-such-package-of-mrtutor>=1", "numpy>=99"]\n'
+    (tmp_path / "pyproject.toml").write_text(text)
+    return tmp_path / "pyproject.toml"
+
+
+def test_nothing_is_installed_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_environment.subprocess, "run", lambda *a, **k: pytest.fail("pip was called"))
+    assert _environment.install_missing() == []
+
+
+def test_only_what_is_missing_is_installed_and_torch_and_numpy_stay(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def pip(command: list[str]) -> subprocess.CompletedProcess:
+        at = command.index("--constraint")
+        seen["kept"] = Path(command[at + 1]).read_text().split()
+        seen["asked"] = command[at + 2 :]
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(_environment.subprocess, "run", pip)
+    assert _environment.install_missing(project) == ["no-such-package-of-mrtutor>=1", "numpy>=99"]
+    assert seen["asked"] == ["no-such-package-of-mrtutor>=1", "numpy>=99"]
+    assert {f"{name}=={version(name)}" for name in ("torch", "numpy")} <= set(seen["kept"])
+
+
+def test_a_failed_installation_says_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_environment.subprocess, "run", lambda command: subprocess.CompletedProcess(command, 1))
+    with pytest.raises(RuntimeError, match="could not install no-such-package-of-mrtutor"):
+        _environment.install_missing(project)
+
+
+def test_an_installed_wheel_has_nothing_to_look_at(tmp_path: Path) -> None:
+    assert _environment.missing_requirements(tmp_path / "pyproject.toml") == []
+
+
+def _setup(folder: Path, path: tuple[Path, ...] = (ROOT,), **variables: str) -> subprocess.CompletedProcess:
+    """Run the setup cell of every chapter in a folder, then print where it ended."""
+    code = (ROOT / "notebooks/_setup_cell.py").read_text() + "\nprint(os.getcwd())"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))} | variables
+    command = [sys.executable, "-S", "-c", code] if not path else [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
+
+
+def test_the_setup_cell_goes_to_the_root_of_the_course() -> None:
+    done = _setup(ROOT / "tests/notebooks")
+    assert done.stdout.strip() == str(ROOT), done.stderr
+
+
+def test_the_setup_cell_leaves_a_folder_elsewhere_alone(tmp_path: Path) -> None:
+    done = _setup(tmp_path)
+    assert done.stdout.strip() == str(tmp_path), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_that_came_alone_asks_for_the_address(tmp_path: Path) -> None:
+    done = _setup(tmp_path, path=(), MRTUTOR_REPOSITORY="")  # -S hides the installed package
+    assert done.stderr.strip().splitlines()[-1].startswith("FileNotFoundError: Put `%env MRTUTOR_REPOSITORY=")
+
+
+def test_a_notebook_that_came_alone_fetches_the_course_once(tmp_path: Path) -> None:
+    (tmp_path / "origin/mrtutor").mkdir(parents=True)
+    (tmp_path / "origin/mrtutor/__init__.py").touch()
+    (tmp_path / "origin/mrtutor/_environment.py").write_text("def install_missing(): print('looked')\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path / "origin")]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "course"]):
+        subprocess.run([*git, *words], check=True)
+    here = tmp_path / "content"
+    here.mkdir()
+    for _ in range(2):  # the second time the clone is there already
+        done = _setup(here, path=(), MRTUTOR_REPOSITORY=f"file://{tmp_path}/origin")
+        assert done.stdout.split() == ["looked", str(here / "mrtutor-course")], done.stderr

@@ -23,12 +23,11 @@ import torch
 from tqdm import tqdm
 
 from mrtutor.data.assemble import assemble
-from mrtutor.data.cohort import MANIFEST, VERSION, read_manifest
+from mrtutor.data.manifest import MANIFEST, PARTS, VERSION, read_manifest
 from mrtutor.data.prepare import PARAMETERS, prepare_subject
 from mrtutor.data.sources import Case
 from mrtutor.files import atomic_path, write_json
 
-PARTS = ".parts"
 SETTINGS = "settings.json"
 
 
@@ -76,9 +75,8 @@ def build_cohort(
         raise ValueError(f"Expected at least 1 worker, got {workers}.")
     out = Path(out)
     keys = hashlib.sha256("\n".join(case.key for case in cases).encode()).hexdigest()
-    settings = json.loads(
-        json.dumps({**settings, "preparation": PARAMETERS, "cases": len(cases), "cases_sha256": keys})
-    )
+    settings = {**settings, "preparation": PARAMETERS, "cases": len(cases), "cases_sha256": keys}
+    settings = json.loads(json.dumps(settings))  # as it will be read back
     if done := _already_complete(out, settings):
         return done
     parts = _open_parts(out, settings)

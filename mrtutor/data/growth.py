@@ -15,6 +15,7 @@ from torch import Tensor
 RHO_PER_DAY = 0.012  # Swanson et al. 2000, high-grade glioma
 GREY_TO_WHITE = 1 / 6  # D grey / D white; Swanson et al. 2000: at most 1/5
 SEED_RADIUS_MM = 4.0
+LEAST_TISSUE = 0.4  # white + grey from which a voxel counts as tissue
 FRONT = 0.5  # u at the border of the solid tumour
 MAX_STEPS = 1500
 
@@ -65,6 +66,20 @@ def _faces(diffusion: Tensor, factor: float) -> list[Tensor]:
     return faces
 
 
+def _first_cells(like: Tensor, seed: tuple[float, float, float], spacing_mm: float) -> Tensor:
+    """A Gaussian of height 1 and standard deviation `SEED_RADIUS_MM` / 2 around the seed."""
+    axes = [torch.arange(n, device=like.device, dtype=like.dtype) - s for n, s in zip(like.shape, seed, strict=True)]
+    r2 = (axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2) * spacing_mm**2
+    return torch.exp(-r2 / (2 * (SEED_RADIUS_MM / 2) ** 2))
+
+
+def _motility(white: Tensor, grey: Tensor, d_white: float, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Where cells live (X, Y, Z; 0 or 1), and D there in mm² per day."""
+    alive = (white + grey > LEAST_TISSUE).to(white.dtype)
+    diffusion = alive * d_white * (white + GREY_TO_WHITE * grey)
+    return alive, diffusion if factor is None else diffusion * factor
+
+
 def grow(
     white: Tensor,
     grey: Tensor,
@@ -77,33 +92,25 @@ def grow(
     motility: Tensor | None = None,
     snapshot: Callable[[float, Tensor], None] | None = None,
 ) -> Growth:
-    """Grow a tumour until the part with u > 1/2 fills ``volume_mm3``.
+    """Grow a tumour until the part with u > 1/2 fills ``volume_mm3``, or for `MAX_STEPS` where it finds no room.
 
     Args:
         white, grey: (X, Y, Z) tissue fractions in [0, 1]; where both are small (CSF, outside) nothing grows.
         seed: voxel position of the first cells.
         width_mm: sqrt(D/rho) in white matter, the width of the front: about 1 is sharp, 4 diffuse.
-        volume_mm3: wanted volume of the solid tumour.
-        spacing_mm: voxel size.
+        volume_mm3, spacing_mm: wanted volume of the solid tumour, voxel size.
         motility: (X, Y, Z) factor on D, or None for 1 everywhere.
         rho: proliferation per day; sets the clock, not the shape.
-        snapshot: called with (days, u) after every step, for film strips; it must copy what it keeps.
+        snapshot: called with (days, u) after every step, for film strips.
 
     Raises:
         ValueError: shapes differ, a size is not positive, or the seed lies where nothing can grow.
     """
     _check(white, grey, seed, width_mm, volume_mm3)
-    tissue = white + grey
-    alive = (tissue > 0.4).to(white.dtype)
-    d_white = rho * width_mm**2
-    diffusion = alive * d_white * (white + GREY_TO_WHITE * grey)
-    if motility is not None:
-        diffusion = diffusion * motility
+    alive, diffusion = _motility(white, grey, rho * width_mm**2, motility)
     dt = min(0.9 * spacing_mm**2 / (6 * float(diffusion.max())), 0.25 / rho)  # stability of the explicit step
     faces = _faces(diffusion, dt / spacing_mm**2)
-    axes = [torch.arange(n, device=white.device, dtype=white.dtype) - s for n, s in zip(white.shape, seed, strict=True)]
-    r2 = (axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2) * spacing_mm**2
-    u = alive * torch.exp(-r2 / (2 * (SEED_RADIUS_MM / 2) ** 2))
+    u = alive * _first_cells(alive, seed, spacing_mm)
     exposure, steps, wanted = torch.zeros_like(u), 0, volume_mm3 / spacing_mm**3
     while steps < MAX_STEPS and int((u > FRONT).sum()) < wanted:
         exposure += rho * dt * u
@@ -123,8 +130,8 @@ def _check(white: Tensor, grey: Tensor, seed: tuple, width_mm: float, volume_mm3
         raise ValueError(f"Expected width_mm and volume_mm3 above 0, got {width_mm} and {volume_mm3}.")
     voxel = tuple(round(s) for s in seed)
     inside = len(voxel) == 3 and all(0 <= v < n for v, n in zip(voxel, white.shape, strict=True))
-    if not inside or float(white[voxel] + grey[voxel]) <= 0.4:
+    if not inside or float(white[voxel] + grey[voxel]) <= LEAST_TISSUE:
         raise ValueError(
             f"The seed {tuple(seed)} lies outside the tissue of a grid {tuple(white.shape)}: "
-            "choose a voxel where white + grey > 0.4."
+            f"choose a voxel where white + grey > {LEAST_TISSUE}."
         )

@@ -8,6 +8,7 @@ from mrtutor.files import sha256
 
 VERSION = 1
 MANIFEST = "cohort.json"
+PARTS = ".parts"  # folder of the patients of an unfinished build
 SLICES, MASKS, TABLE, PATIENTS = "slices.npy", "masks.npy", "slices.csv", "patients.csv"
 AGAIN = "run the same `mrtutor simulate` or `mrtutor prepare` command again: it goes on where it stopped"
 
@@ -22,7 +23,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise FileNotFoundError(f"No folder {path}: expected a cohort; make one with `mrtutor simulate --out {path}`.")
     if not (path / MANIFEST).is_file():
-        if (path / ".parts").exists() or any((path / name).exists() for name in (SLICES, MASKS, TABLE, PATIENTS)):
+        if (path / PARTS).exists() or any((path / name).exists() for name in (SLICES, MASKS, TABLE, PATIENTS)):
             raise ValueError(f"The cohort in {path} is half-written (no {MANIFEST}): {AGAIN}.")
         raise FileNotFoundError(f"No cohort in {path}: expected {MANIFEST}; make one with `mrtutor simulate`.")
     try:

@@ -54,9 +54,7 @@ def _spline_basis(n: int, spacing: float) -> Tensor:
     return torch.where(t < 1, inner, outer)
 
 
-def smooth_field(
-    shape: tuple[int, int, int], spacing: float, generator: torch.Generator, channels: int = 1
-) -> Tensor:
+def smooth_field(shape: tuple[int, int, int], spacing: float, generator: torch.Generator, channels: int = 1) -> Tensor:
     """Random fields with no detail finer than about ``spacing``: cubic B-splines through normal control points.
 
     Args:

@@ -46,27 +46,34 @@ PHENOTYPES: dict[str, Rate] = {
     "ring_necrosis": Rate(
         0.06,
         0.90,
-        "enhancement and necrosis in nearly all IDH-wild-type glioblastoma, in few mutants: Carrillo et al., "
-        "AJNR Am J Neuroradiol 33:1349-1355 (2012); Lasocki and Gaillard, AJNR 40:412-418 (2019); the exact share: ours",
+        "308 of 352 (87.5 %) IDH-wild-type glioblastomas enhance, 92 % of those with necrosis (histology): Heidelberg "
+        "series, Neuro-Oncology, doi:10.1093/neuonc/noaf070 (2025); less necrosis in mutants: Yamashita et al., AJNR "
+        "Am J Neuroradiol 37:58-65 (2016); the shares themselves: ours",
     ),
     "patchy_enhancement": Rate(
-        0.22, 0.60, "share of those without a ring; mutants enhance less: Carrillo et al. (2012); the exact share: ours"
+        0.22,
+        0.60,
+        "share of those with neither ring nor mismatch; mutants enhance less: Carrillo et al., AJNR Am J Neuroradiol "
+        "33:1349-1355 (2012); the exact share: ours",
     ),
     "frontal": Rate(
         0.60,
         0.28,
-        "IDH mutants lie mostly in the frontal lobe: Lai et al., J Clin Oncol 29:4482-4490 (2011); exact shares: ours",
+        "IDH mutants lie mostly in the frontal lobe: Lai et al., J Clin Oncol 29:4482-4490 (2011); Tejada Neyra et "
+        "al., Neuro-Oncology 20:1517-1524 (2018); the exact shares: ours",
     ),
     "front_width_mm": Rate(
         (0.9, 0.15),
         (3.0, 0.7),
-        "mutants: sharper border, less oedema: Carrillo et al. (2012); sqrt(D/rho) of Fisher-KPP in white matter: ours, "
-        "narrower than the 7 mm of Swanson et al., Cell Prolif 33:317-329 (2000)",
+        "mutants: sharper border, less oedema: Carrillo et al. (2012); the widths (sqrt(D/rho) of Fisher-KPP in white "
+        "matter): ours, narrower than the 7 mm of Swanson et al., Cell Prolif 33:317-329 (2000)",
     ),
     "radius_mm": Rate((19.0, 3.5), (15.5, 3.5), "radius of a sphere of the solid tumour's volume: ours"),
     "mass_effect_mm": Rate((3.0, 1.0), (4.0, 1.5), "largest displacement of the tissue around: ours"),
     "age": Rate(
-        (40.0, 11.0), (60.0, 12.0), "mutants are younger: Yan et al., N Engl J Med 360:765-773 (2009); rounded, sd: ours"
+        (40.0, 11.0),
+        (60.0, 12.0),
+        "mutants are younger: Yan et al., N Engl J Med 360:765-773 (2009); the numbers: ours",
     ),
 }
 

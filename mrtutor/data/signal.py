@@ -27,22 +27,27 @@ class Tissue:
     source: str
 
 
-_WANSAPURA = "Wansapura et al., J Magn Reson Imaging 9:531-538 (1999); water content as in Tofts (ed.), Quantitative MRI of the Brain (2003), ch. 4"
+_WANSAPURA = (
+    "T1, T2: Wansapura et al., J Magn Reson Imaging 9:531-538 (1999); "
+    "water content rounded from Tofts (ed.), Quantitative MRI of the Brain (2003), ch. 4"
+)
 _RANGE = "our choice between normal tissue and CSF, so that the order of brightness agrees with two public cases"
 
 TISSUES: dict[str, Tissue] = {
     "grey": Tissue(1331, 110, 0.82, 0.0, _WANSAPURA),
     "white": Tissue(832, 79.6, 0.70, 0.0, _WANSAPURA),
-    "csf": Tissue(4000, 1500, 1.00, 0.0, "rounded from Lin et al., J Magn Reson Imaging 14:643 (2001) (T1 4.2 s); T2 1.5 s: ours"),
+    "csf": Tissue(4000, 1500, 1.00, 0.0, "T1 about 4.3 s: Rooney et al., Magn Reson Med 57:308-318 (2007); T2: ours"),
     "oedema": Tissue(1600, 230, 0.87, 0.0, _RANGE),
     "solid": Tissue(1700, 210, 0.87, 0.0, _RANGE),
     "mismatch": Tissue(2800, 330, 0.94, 0.0, _RANGE),
     "enhancing": Tissue(1500, 130, 0.85, 0.25, _RANGE),
     "necrosis": Tissue(2600, 350, 0.95, 0.03, _RANGE),
-    "vessel": Tissue(1650, 90, 0.80, 0.6, "T1 of blood at 3 T: Lu et al., Magn Reson Med 52:679-682 (2004); flow left out"),
+    "vessel": Tissue(
+        1650, 90, 0.80, 0.6, "T1 of blood: Lu et al., Magn Reson Med 52:679-682 (2004); flow left out: ours"
+    ),
 }
 
-RELAXIVITY = 5.0  # per mM and s: gadobutrol in plasma at 3 T, Rohrer et al., Invest Radiol 40:715-724 (2005)
+RELAXIVITY = 5.0  # per mM and s: gadobutrol in plasma at 3 T, Szomolanyi et al., Invest Radiol 54:559-564 (2019)
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,9 @@ class Sequence:
 
 
 SEQUENCES: dict[Modality, Sequence] = {
+    # FLAIR: CSF is not nulled quite; the real cases of our tests show it at about a fifth of white matter too.
     Modality.FLAIR: Sequence(tr=9000, te=90, ti=2500),
-    # 3 T protocols, the real cases of our tests among them, weight T1 by an inversion pulse (Mugler and Brookeman,
+    # T1: 3 T protocols, the real cases of our tests among them, weight T1 by an inversion pulse (Mugler and Brookeman,
     # Magn Reson Med 15:152-157, 1990): a plain spin echo shows too little contrast of grey and white matter.
     Modality.T1: Sequence(tr=2000, te=8, ti=1000),
     Modality.T1GD: Sequence(tr=2000, te=8, ti=1000, contrast_agent=True),

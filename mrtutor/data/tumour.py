@@ -129,17 +129,14 @@ def tumour_tissues(
     inner = core * torch.sigmoid((border - 3.2 - 0.5 * middle) / 0.5)  # what lies under the rim
     rim_mm = 3.8 + 1.5 * coarse + 0.9 * middle
     hollow = core * torch.sigmoid((border - rim_mm.clamp(min=1.8)) / 0.5)
-    zero = torch.zeros_like(core)
+    out |= {name: torch.zeros_like(core) for name in ("necrosis", "enhancing", "mismatch")}
     if phenotype.mismatch:
-        parts = (zero, zero, inner)
+        out["mismatch"] = inner
     elif phenotype.ring_necrosis:
-        strength = torch.sigmoid((1.1 + coarse + 0.5 * fine) / 0.3)
-        parts = (hollow, (core - hollow) * strength, zero)
+        out["necrosis"] = hollow
+        out["enhancing"] = (core - hollow) * torch.sigmoid((1.1 + coarse + 0.5 * fine) / 0.3)  # a ring with gaps
     elif phenotype.patchy_enhancement:
-        parts = (zero, inner * torch.sigmoid((middle + 0.5 * coarse - 0.7) / 0.25), zero)
-    else:
-        parts = (zero, zero, zero)
-    out["necrosis"], out["enhancing"], out["mismatch"] = parts
+        out["enhancing"] = inner * torch.sigmoid((middle + 0.5 * coarse - 0.7) / 0.25)
     out["solid"] = core - out["necrosis"] - out["enhancing"] - out["mismatch"]
     return out
 

@@ -111,7 +111,7 @@ def load_text_encoder(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without its files
         raise FileNotFoundError(
-            f"No tokenizer at {str(source)!r}: expected tokenizer.json, or vocab.json and merges.txt, beside the weights."
+            f"No tokenizer at {str(source)!r}: expected tokenizer.json (or vocab.json and merges.txt) by the weights."
         )
     if len(tokenizer) > encoder.config.vocab_size:
         raise ValueError(

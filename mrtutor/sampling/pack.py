@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-from mrtutor.sampling.pipeline import MRPipeline
-from mrtutor.sampling.pretrained import save_pipeline
 
 from mrtutor.files import write_checksums, write_text
 from mrtutor.models.denoiser import build_scheduler
@@ -13,6 +11,8 @@ from mrtutor.models.guidance import Variant
 from mrtutor.models.text import load_text_encoder
 from mrtutor.presets import load_preset
 from mrtutor.sampling.card import model_card
+from mrtutor.sampling.pipeline import MRPipeline
+from mrtutor.sampling.pretrained import save_pipeline
 
 
 def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None) -> MRPipeline:

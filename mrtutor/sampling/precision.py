@@ -23,7 +23,8 @@ def probe() -> torch.dtype:
     """Race float32 against bfloat16 on this CPU, once a process, and log the winner (level INFO).
 
     The task is what a U-Net spends its time on: a 3 × 3 convolution of 96 channels at 32 × 32, batch 4. Processor
-    time is compared, not the clock on the wall, so that other programs on the machine do not decide.
+    time of one thread is compared, not the clock on the wall, so that other programs on the machine do not decide
+    (several threads burn processor time while they wait for each other).
 
     Returns:
         `torch.bfloat16` or `torch.float32`.
@@ -32,8 +33,13 @@ def probe() -> torch.dtype:
     w = torch.randn(96, 96, 3, 3).contiguous(memory_format=torch.channels_last)
     formats = (torch.float32, torch.bfloat16)
     operands = {dtype: (x.to(dtype), w.to(dtype)) for dtype in formats}
-    with torch.inference_mode():
-        seconds = _race({dtype: lambda pair=pair: F.conv2d(*pair, padding=1) for dtype, pair in operands.items()})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            seconds = _race({dtype: lambda pair=pair: F.conv2d(*pair, padding=1) for dtype, pair in operands.items()})
+    finally:
+        torch.set_num_threads(threads)
     ratio = seconds[torch.float32] / seconds[torch.bfloat16]
     winner = torch.bfloat16 if ratio * MARGIN > 1 else torch.float32
     _logger.info("%s taken on this CPU: bfloat16 runs at %.1f x the speed of float32", winner, ratio)

@@ -46,7 +46,11 @@ def main() -> None:
     def draw(step: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         g = step_generator(0, step)
         chosen = rows[torch.randint(len(rows), (arguments.batch,), generator=g).numpy()]
-        return chosen, torch.randint(4, (arguments.batch,), generator=g), torch.randint(4, (arguments.batch,), generator=g)
+        return (
+            chosen,
+            torch.randint(4, (arguments.batch,), generator=g),
+            torch.randint(4, (arguments.batch,), generator=g),
+        )
 
     def ordinary_batch(step: int) -> dict[str, torch.Tensor]:
         chosen, modality, edges_of = draw(step)

@@ -1,0 +1,112 @@
+"""Examples: what is saved is what is loaded; damage and mistakes are named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mrtutor.data import examples
+from mrtutor.data.examples import example_names, load_example, save_example
+from mrtutor.data.structure import canny
+from mrtutor.files import write_checksums
+from mrtutor.vocabulary import IDH, Modality
+
+
+def _slice(seed: int = 0, noise: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Four images with a bright disc of different size, and its mask."""
+    radius = np.hypot(*np.mgrid[-128:128, -128:128])
+    images = np.stack([np.where(radius < 60 + 5 * i + seed, 200, 0) for i in range(4)]).astype(np.uint8)
+    if noise:
+        images = np.random.default_rng(seed).integers(0, 256, images.shape, dtype=np.uint8)
+    return images, (radius < 20).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images, mask = _slice()
+    save_example("wild_1", images, mask, "wt", "SIM-0007", structure_of="T1ce", folder=tmp_path)
+    return tmp_path
+
+
+def test_round_trip(folder: Path) -> None:
+    images, mask = _slice()
+    got = load_example("wild_1", folder)
+    assert got.images.shape == (4, 256, 256) and got.images.dtype == np.float32
+    assert np.array_equal(np.round(got.images * 255).astype(np.uint8), images) and got.images.max() <= 1
+    assert np.array_equal(got.mask, mask)
+    assert np.array_equal(got.structure, canny(images[2])) and got.structure.any()
+    assert (got.idh, got.subject_id, got.source) == (IDH.WILD, "SIM-0007", "simulated")
+    assert got.structure_of is Modality.T1GD
+
+
+def test_the_same_example_is_the_same_file(folder: Path) -> None:
+    before = (folder / "wild_1.npz").read_bytes()
+    save_example("wild_1", *_slice(), "wild", "SIM-0007", folder=folder)
+    assert (folder / "wild_1.npz").read_bytes() == before
+
+
+def test_unknown_name_lists_the_choices(folder: Path) -> None:
+    save_example("mutant_1", *_slice(1), "mutant", "SIM-0008", folder=folder)
+    assert example_names(folder) == ["mutant_1", "wild_1"]
+    with pytest.raises(ValueError, match=r"Unknown example '../wild_1': expected one of mutant_1, wild_1"):
+        load_example("../wild_1", folder)
+
+
+def test_an_empty_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRTUTOR_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"No examples in {tmp_path / 'examples'}"):
+        load_example("wild_1")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:99] + bytes([b[99] ^ 1]) + b[100:]])
+def test_damage_is_named(folder: Path, damage) -> None:
+    path = folder / "wild_1.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="truncated or altered"):
+        load_example("wild_1", folder)
+
+
+def test_another_content_is_named(folder: Path) -> None:
+    np.savez(folder / "other.npz", images=_slice()[0])
+    write_checksums(folder)
+    with pytest.raises(ValueError, match="Example other lacks mask, idh"):
+        load_example("other", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "../evil"}, "lower-case letters"),
+        ({"images": _slice()[0][:3]}, "images of shape"),
+        ({"images": _slice()[0] / 255}, "type uint8, got"),
+        ({"mask": _slice()[1][:9]}, "mask of shape"),
+        ({"idh": "maybe"}, "Unknown IDH type"),
+        ({"structure_of": "CT"}, "Unknown modality"),
+        ({"images": np.zeros((4, 256, 256), np.uint8)}, "has no edges"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
+)
+def test_bad_examples_are_refused_and_nothing_is_written(tmp_path: Path, change: dict, words: str) -> None:
+    images, mask = _slice()
+    good = {"name": "a", "images": images, "mask": mask, "idh": "wild", "subject_id": "s", "folder": tmp_path}
+    with pytest.raises(ValueError, match=words):
+        save_example(**(good | change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_stays_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "MAX_BYTES", 200_000)
+    images, mask = _slice(1, noise=True)
+    with pytest.raises(ValueError, match="more than 200000: remove one first"):
+        save_example("noise", images, mask, "wild", "s", folder=folder)
+    assert example_names(folder) == ["wild_1"]
+
+
+def test_the_examples_that_ship_open_and_are_simulated() -> None:
+    names = example_names()
+    assert names, "data/examples is empty"
+    shipped = [load_example(name) for name in names]
+    assert {one.idh for one in shipped} == set(IDH)
+    assert all(one.source == "simulated" and one.structure.any() and one.mask.any() for one in shipped)
+    folder = examples.examples_folder()
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 2**20

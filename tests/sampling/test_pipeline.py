@@ -1,0 +1,221 @@
+"""The pipeline: what must be equal is equal, what must differ differs, and the fast way is the ordinary way."""
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from tiny_pipelines import seeded
+
+from mrtutor.vocabulary import IDH, Modality, prompt
+from tests.benchmarks.bench_sampling import ordinary_sequence, our_sequence
+
+VARIANTS = ["none", "A", "B", "C", "D"]
+GUIDED = VARIANTS[1:]
+CLOSE = 1e-4  # of images in [0, 1]; float32 sums in another order
+
+
+def stacked(sequence):
+    return torch.stack(list(sequence.values()))
+
+
+def test_pictures_are_as_promised(pipelines, structure, sentences):
+    images = pipelines("D")(sentences, structure, generator=seeded()).images
+    assert images.shape == (4, 256, 256)
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+    assert not images.is_inference(), "autograd must be able to use generated pictures"
+
+
+def test_output_types_show_the_same_picture(pipelines, structure, sentences):
+    def draw(kind):
+        return pipelines("D")(sentences[:2], structure, generator=seeded(), output_type=kind).images
+
+    pt = draw("pt")
+    assert torch.equal(torch.from_numpy(draw("np")), pt)
+    pil = draw("pil")
+    assert [(p.mode, p.size) for p in pil] == [("L", (256, 256))] * 2
+    assert pil[1].getpixel((100, 60)) == round(pt[1, 60, 100].item() * 255)
+    assert draw("latent").shape == (2, 4, 32, 32)
+    assert torch.equal(pipelines("D")(sentences[:2], structure, generator=seeded(), return_dict=False)[0], pt)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_fast_way_is_the_ordinary_way(variant, pipelines, structure):
+    """One batch, precomputed structure, shared noise: the pictures of the textbook loop, for every variant."""
+    pipe = pipelines(variant)
+    given = None if variant == "none" else structure
+    ordinary = ordinary_sequence(pipe, "mutant", given, seed=3, steps=3)
+    ours = our_sequence(pipe, "mutant", given, seed=3, steps=3)
+    assert (ours - ordinary).abs().max() < CLOSE
+    assert (ours[0] - ours[1]).abs().max() > 100 * CLOSE, "the test would not see swapped modalities"
+
+
+def test_same_seed_same_picture(pipelines, structure):
+    pipe = pipelines("D")
+    first, again, other = (stacked(pipe.sequence("wild", structure, seed=s)) for s in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert (first - other).abs().max() > 0.05
+
+
+def test_a_sequence_shares_the_noise_but_not_the_word(pipelines, structure, monkeypatch):
+    pipe, seen = pipelines("D"), []
+    monkeypatch.setattr(pipe.scheduler, "scale_model_input", lambda x, t: seen.append(x.clone()) or x)
+    sequence = pipe.sequence(IDH.WILD, structure, seed=1)
+    assert list(sequence) == list(Modality)
+    assert seen[0].shape == (4, 4, 32, 32)
+    assert all(torch.equal(row, seen[0][0]) for row in seen[0]), "the initial noise must be one"
+    assert torch.equal(seen[0][0], torch.randn(1, 4, 32, 32, generator=seeded(1))[0])
+    assert not torch.equal(seen[1][0], seen[1][1]), "after a step the modality word must tell"
+
+
+def test_chosen_modalities_come_in_the_order_asked(pipelines, structure):
+    pipe = pipelines("D")
+    some = pipe.sequence("wt", structure, seed=2, modalities=["t2", "T1ce"])
+    assert list(some) == [Modality.T2, Modality.T1GD]
+    whole = pipe.sequence("wild", structure, seed=2)
+    assert (some[Modality.T2] - whole[Modality.T2]).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize("variant", ["B", "D"])
+def test_four_at_once_equal_one_by_one(variant, pipelines, structure, sentences):
+    pipe = pipelines(variant)
+    noise = torch.randn(4, 4, 32, 32, generator=seeded(7))
+    maps = torch.stack([structure, structure.flip(0), structure.flip(1), structure.T])
+    together = pipe(sentences, maps, latents=noise).images
+    alone = torch.cat([pipe(sentences[i], maps[i], latents=noise[i : i + 1]).images for i in range(4)])
+    assert (together - alone).abs().max() < CLOSE
+    assert (together[0] - together[1]).abs().max() > 100 * CLOSE
+
+
+@pytest.mark.parametrize("variant", GUIDED)
+def test_structure_changes_the_picture(variant, pipelines, structure, sentences):
+    pipe = pipelines(variant)
+    first, second = (pipe(sentences[0], s, generator=seeded()).images for s in (structure, structure.flip(-1)))
+    assert (first - second).abs().max() > 10 * CLOSE
+
+
+@pytest.mark.parametrize("variant", ["A", "B", "C"])
+def test_structure_scale_zero_is_the_plain_model(variant, pipelines, structure, sentences):
+    off = pipelines(variant)(sentences[0], structure, structure_scale=0.0, generator=seeded()).images
+    plain = pipelines("none")(sentences[0], generator=seeded()).images
+    assert (off - plain).abs().max() < CLOSE
+
+
+def test_structure_scale_zero_is_an_empty_input_for_concat(pipelines, structure, sentences):
+    pipe = pipelines("D")
+    off = [pipe(sentences[0], s, structure_scale=0.0, generator=seeded()).images for s in (structure, structure.T)]
+    assert torch.equal(*off)
+
+
+def batch_sizes(pipe, structure, sentences, **options):
+    """Rows of each call of the U-Net, and the pictures."""
+    sizes = []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    try:
+        images = pipe(sentences, structure, generator=seeded(), num_inference_steps=4, **options).images
+    finally:
+        hook.remove()
+    return sizes, images
+
+
+@pytest.mark.parametrize("variant", ["B", "D"])
+def test_guidance_interval(variant, pipelines, structure, sentences):
+    """t/T of four trailing steps: .999, .749, .499, .249."""
+    pipe = pipelines(variant)
+    always, plain = batch_sizes(pipe, structure, sentences, guidance_scale=3.0, guidance_interval=(0.0, 1.0))
+    default, same = batch_sizes(pipe, structure, sentences, guidance_scale=3.0)
+    assert always == default == [8, 8, 8, 8]
+    assert torch.equal(plain, same)
+    middle, inside = batch_sizes(pipe, structure, sentences, guidance_scale=3.0, guidance_interval=(0.3, 0.8))
+    assert middle == [4, 8, 8, 4]
+    assert (inside - plain).abs().max() > 10 * CLOSE
+    never, outside = batch_sizes(pipe, structure, sentences, guidance_scale=3.0, guidance_interval=(0.0, 0.1))
+    unguided, one = batch_sizes(pipe, structure, sentences, guidance_scale=1.0)
+    assert never == unguided == [4, 4, 4, 4]
+    assert torch.equal(outside, one)
+
+
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler])
+def test_other_schedulers_agree_with_ddim(kind, pipelines, structure, monkeypatch):
+    """All solve one equation: with many steps a better solver ends near DDIM, and is nearer than with few."""
+    pipe = pipelines("D")
+    reference = stacked(pipe.sequence("wild", structure, num_inference_steps=60, guidance_scale=1))
+    monkeypatch.setattr(pipe, "scheduler", kind.from_config(pipe.scheduler.config))
+    near, far = (stacked(pipe.sequence("wild", structure, num_inference_steps=n, guidance_scale=1)) for n in (30, 3))
+    assert torch.isfinite(near).all()
+    assert (near - reference).abs().mean() < 0.5 * (far - reference).abs().mean()
+
+
+def test_stochastic_noise_is_shared_too(pipelines, structure, sentences, monkeypatch):
+    pipe = pipelines("D")
+    monkeypatch.setattr(pipe, "scheduler", EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config))
+    sequence = pipe.sequence("wild", structure, seed=4)
+    alone = pipe(prompt("T1", "wild"), structure, generator=seeded(4)).images[0]
+    assert (sequence[Modality.T1] - alone).abs().max() < CLOSE
+    twins = pipe(sentences[:1] * 2, structure, generator=[seeded(4), seeded(4)]).images
+    assert torch.equal(twins[0], twins[1])
+    strangers = pipe(sentences[:1] * 2, structure, generator=seeded(4)).images
+    assert (strangers[0] - strangers[1]).abs().max() > 10 * CLOSE
+
+
+def test_eta_makes_ddim_random(pipelines, structure):
+    pipe = pipelines("D")
+    assert isinstance(pipe.scheduler, DDIMScheduler)
+    calm, lively = (stacked(pipe.sequence("wild", structure, eta=eta)) for eta in (0.0, 1.0))
+    assert (calm - lively).abs().max() > 10 * CLOSE
+    assert torch.equal(lively, stacked(pipe.sequence("wild", structure, eta=1.0)))
+
+
+def test_callback_sees_and_may_change_every_step(pipelines, structure, sentences):
+    pipe, steps = pipelines("D"), []
+
+    def stop_light(_, i, t, tensors):
+        steps.append((i, int(t)))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    images = pipe(sentences[:2], structure, callback_on_step_end=stop_light, output_type="latent").images
+    assert steps == [(0, 999), (1, 666), (2, 332)]
+    assert (images == 0).all()
+
+
+@pytest.mark.parametrize("variant", GUIDED)
+def test_networks_are_whole_again_after_an_error(variant, pipelines, structure, sentences):
+    pipe = pipelines(variant)
+    before = pipe(sentences[0], structure, generator=seeded()).images
+    parts = (pipe.unet.conv_in, pipe.guidance and pipe.guidance.controlnet_cond_embedding)
+
+    def fail(*_):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        pipe(sentences[0], structure, callback_on_step_end=fail)
+    assert parts[0] is pipe.unet.conv_in
+    assert parts[1] is (pipe.guidance and pipe.guidance.controlnet_cond_embedding)
+    assert torch.equal(pipe(sentences[0], structure, generator=seeded()).images, before)
+
+
+def test_scheduler_can_still_train_afterwards(pipelines, structure, sentences):
+    pipe = pipelines("D")
+    pipe(sentences[0], structure)
+    assert not pipe.scheduler.timesteps.is_inference()
+    clean = torch.ones(1, 4, 32, 32, requires_grad=True)
+    pipe.scheduler.add_noise(clean, torch.zeros_like(clean), torch.tensor([10])).sum().backward()
+    assert clean.grad is not None
+
+
+def test_bfloat16_draws_nearly_the_same(pipelines, structure, monkeypatch):
+    pipe = pipelines("B")
+    exact = stacked(pipe.sequence("wild", structure))
+    kinds = []
+    hook = pipe.unet.conv_out.register_forward_hook(lambda m, a, out: kinds.append(out.dtype))
+    monkeypatch.setattr(pipe, "precision", torch.bfloat16)
+    rounded = stacked(pipe.sequence("wild", structure))
+    hook.remove()
+    assert set(kinds) == {torch.bfloat16}
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().mean() < 0.01
