@@ -127,13 +127,6 @@ def info(cohort: Annotated[Path | None, typer.Argument(help="A cohort to describ
     typer.echo(f"{len(opened)} slices of {len(people)} patients ({source}) in {cohort}; checksums agree.")
 
 
-def main() -> None:
-    """Entry point: the commands of this file and of `mrtutor.cli_models`."""
-    import mrtutor.cli_models  # noqa: F401 - its commands join the app; it imports this file
-
-    app()
-
-
 def _say_versions() -> None:
     import platform
     from importlib.metadata import version
@@ -146,3 +139,10 @@ def _say_versions() -> None:
     typer.echo(f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     typer.echo(f"CPU cores {os.cpu_count()}, GPU {gpu}; presets {', '.join(PRESETS)}")
+
+
+def main() -> None:
+    """Entry point of the console script: all commands on one app."""
+    from mrtutor import cli_models  # noqa: F401  (importing it adds the commands)
+
+    app()

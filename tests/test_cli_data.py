@@ -50,7 +50,8 @@ def test_help_is_fast_because_torch_stays_out():
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom mrtutor.cli import app\n"
         "r = CliRunner().invoke(app, ['--help'])\nassert r.exit_code == 0 and 'simulate' in r.output\n"
-        "heavy = {'torch', 'torchio', 'cv2', 'pandas', 'nibabel', 'diffusers'} & set(sys.modules)\nassert not heavy, heavy"
+        "heavy = {'torch', 'torchio', 'cv2', 'pandas', 'nibabel', 'diffusers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
 

@@ -1,4 +1,4 @@
-"""Imports point one way: vocabulary, presets ← data ← models ← training, sampling ← metrics, baselines ← study, ui ← cli."""
+"""Imports point one way: see LAYERS, from the bottom up."""
 
 import ast
 from pathlib import Path

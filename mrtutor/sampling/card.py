@@ -38,8 +38,8 @@ growth equation, and the IDH phenotype follows published rates that we put in by
 - Simulated contrast: no skull, no vessels beyond a few, no motion, one scanner's timing. Real structure maps work as
   input, but the pictures look simulated.
 - One slice at a time: neighbouring slices are not consistent.
-- A structure map fixes the outline of a lesion; the sentence decides how it is painted. Where both disagree (a wild-type
-  ring in the map, "mutant" in the sentence) the result is a compromise.
+- A structure map fixes the outline of a lesion; the sentence decides how it is painted. Where both disagree (a
+  wild-type ring in the map, "mutant" in the sentence) the result is a compromise.
 
 Files are float16 safetensors in the standard layout; each sub-folder opens with diffusers or transformers alone.
 `SHA256SUMS` is checked on load.
