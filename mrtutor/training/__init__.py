@@ -1,0 +1,1 @@
+"""Training: one loop, objectives as callables, stages that put them together."""
