@@ -59,6 +59,20 @@ def pack(
 
 @app.command()
 @plain_errors
+def examples(
+    cohort: CohortFolder = Path("outputs/cohort"),
+    out: Annotated[Path, typer.Option(help="Folder of the examples.")] = Path("data/examples"),
+) -> None:
+    """Keep a few slices of a simulated cohort as examples for the notebooks."""
+    from mrtutor.data.cohort import Cohort
+    from mrtutor.data.examples import write_examples
+
+    written = write_examples(Cohort.open(cohort), out)
+    typer.echo(f"Done: {len(written)} simulated examples in {out}.")
+
+
+@app.command()
+@plain_errors
 def sample(
     idh: Annotated[str, typer.Option(help="IDH type to draw: mutant or wild.")] = "wild",
     subject: Annotated[Path | None, typer.Option(help="Folder of a real four-modality case (NIfTI).")] = None,

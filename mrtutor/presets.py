@@ -97,6 +97,7 @@ class Preset:
     sampler: SamplerPreset = SamplerPreset()
     variant: str = "D"  # the guidance variant that ships
     drop_prompt: float = 0.1  # share of training rows with the empty prompt
+    drop_structure: float = 0.1  # variant D: share of rows without structure, so that it is a plain LDM as well
     hub_text: str | None = None  # CLIP by hub id instead of MR-CLIP
 
 

@@ -160,7 +160,8 @@ def _guidance(run: Run, variant: Variant) -> Stage:
     batches = latent_batches(run, with_structure=True)
     if variant is Variant.D:  # the whole U-Net goes on training, with the structure among its inputs
         wide = widen_input(unet, STRUCTURE_CHANNELS)
-        return _diffusion_stage(run, "guidance", wide, DiffusionObjective(build_scheduler(), variant), batches)
+        objective = DiffusionObjective(build_scheduler(), variant, drop_structure=run.preset.drop_structure)
+        return _diffusion_stage(run, "guidance", wide, objective, batches)
     frozen = unet.requires_grad_(False).eval().to(run.device, memory_format=torch.channels_last)
     autoencoder = None
     if variant is Variant.C:

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 
 from mrtutor.data import examples
-from mrtutor.data.examples import example_names, load_example, save_example
+from mrtutor.data.examples import (
+    choose_examples,
+    example_names,
+    examples_cohort,
+    load_example,
+    save_example,
+    write_examples,
+)
 from mrtutor.data.structure import canny
 from mrtutor.files import write_checksums
 from mrtutor.vocabulary import IDH, Modality
+from tests.cohorts import write_tiny_cohort
 
 
 def _slice(seed: int = 0, noise: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -43,6 +51,34 @@ def test_the_same_example_is_the_same_file(folder: Path) -> None:
     before = (folder / "wild_1.npz").read_bytes()
     save_example("wild_1", *_slice(), "wild", "SIM-0007", folder=folder)
     assert (folder / "wild_1.npz").read_bytes() == before
+
+
+def test_examples_as_a_cohort(folder: Path) -> None:
+    images, mask = _slice(1)
+    save_example("mutant_3", images, mask, "mutant", "SIM-0008", split="train", folder=folder)
+    cohort = examples_cohort(folder)
+    assert len(cohort) == 2 and cohort.table["tumour_px"].between(900, 1000).all()
+    assert list(cohort.rows("train")) == [0] and list(cohort.rows("test", "wild")) == [1]
+    assert np.array_equal(cohort.images[0], images) and np.array_equal(cohort.masks[0], mask)
+    assert cohort.dataset("train", structure_of="any")[0]["structure"].any()
+    with pytest.raises(FileNotFoundError, match="No examples in"):
+        examples_cohort(folder / "nothing")
+
+
+def test_examples_are_chosen_from_test_and_training_patients(tmp_path: Path) -> None:
+    cohort = write_tiny_cohort(tmp_path)
+    people = cohort.patients.assign(ring_necrosis=False, mismatch=False)
+    signs = people.index[people["split"] == "train"][-2:]  # one of each type: patients take turns
+    people.loc[signs, ["ring_necrosis", "mismatch"]] = True
+    object.__setattr__(cohort, "patients", people)
+    chosen = choose_examples(cohort)
+    table = cohort.table.iloc[list(chosen.values())].assign(name=list(chosen))
+    assert table["subject_id"].is_unique
+    assert all(row["name"].startswith(row["idh"]) for _, row in table.iterrows())
+    assert table.set_index("name")["split"]["wild_1"] == "test" and "train" in set(table["split"])
+    assert set(people.loc[signs, "subject_id"]) <= set(table["subject_id"])
+    assert len(write_examples(cohort, tmp_path / "examples")) == len(chosen)
+    assert len(examples_cohort(tmp_path / "examples")) == len(chosen)
 
 
 def test_unknown_name_lists_the_choices(folder: Path) -> None:
@@ -82,6 +118,7 @@ def test_another_content_is_named(folder: Path) -> None:
         ({"mask": _slice()[1][:9]}, "mask of shape"),
         ({"idh": "maybe"}, "Unknown IDH type"),
         ({"structure_of": "CT"}, "Unknown modality"),
+        ({"split": "tests"}, "Unknown split 'tests'"),
         ({"images": np.zeros((4, 256, 256), np.uint8)}, "has no edges"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
