@@ -113,6 +113,7 @@ def evaluate(
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Report.")] = Path("data/results/weights.json"),
     device: Annotated[str, typer.Option(help="What trained the weights, for the record.")] = "2 CPU cores",
+    real: Annotated[list[Path] | None, typer.Option(help="Folder of a real case, for the autoencoder.")] = None,
 ) -> None:
     """Measure weights on the cohort's test patients; every figure with its null or ceiling."""
     from mrtutor.data.cohort import Cohort
@@ -124,6 +125,13 @@ def evaluate(
         raise ValueError("Only `mrtutor evaluate --quick` exists so far: add --quick.")
     opened = Cohort.open(cohort)
     report = evaluate_weights(
-        load_pretrained(pipeline), opened, train_reader(opened, reader), out, count=count, seed=seed, trained_on=device
+        load_pretrained(pipeline),
+        opened,
+        train_reader(opened, reader),
+        out,
+        count=count,
+        seed=seed,
+        trained_on=device,
+        real=real or (),
     )
     typer.echo(f"Done: {', '.join(k for k, v in report.items() if isinstance(v, dict))} measured, in {out}.")

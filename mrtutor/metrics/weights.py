@@ -5,28 +5,26 @@ written to `data/results/weights.json`. Finished parts are kept, so an interrupt
 """
 
 import json
-import resource
 import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import sem
 
 from mrtutor.data.cohort import Cohort
+from mrtutor.data.nifti import read_folder
 from mrtutor.data.prepare import prepare_subject
 from mrtutor.data.simulate import simulate_subject
 from mrtutor.files import write_json
 from mrtutor.metrics import generation, reconstruction
+from mrtutor.metrics.cost import measure_in_own_process, sampling_cost, training_ratio
 from mrtutor.metrics.generation import Cases, held_out_cases
 from mrtutor.metrics.intervals import estimate
 from mrtutor.metrics.reader import Reader
 from mrtutor.models.guidance import Variant
 from mrtutor.training.batches import cohort_key
-from mrtutor.vocabulary import IDH
 
 
 @dataclass(frozen=True)
@@ -39,23 +37,34 @@ class Evaluation:
     reader: Reader
     seed: int
     sequences: np.ndarray  # (n, 4, H, W) generated with canonical sentences
+    real: tuple[Path, ...] = ()  # folders of real cases
 
 
 def evaluate_weights(
-    pipeline, cohort: Cohort, reader: Reader, output: Path, *, count: int = 100, seed: int = 0, trained_on: str = "cpu"
+    pipeline,
+    cohort: Cohort,
+    reader: Reader,
+    output: Path,
+    *,
+    count: int = 100,
+    seed: int = 0,
+    trained_on: str = "cpu",
+    real: Sequence[Path] = (),
 ) -> dict:
     """Measure everything and write it to `output`.
 
     Args:
         count: sequences (4 slices each).
         trained_on: device that trained the weights, for the record.
+        real: folders of real cases, whose slices go through the autoencoder too.
     """
     report = json.loads(output.read_text()) if output.is_file() else {}
     key = {"seed": seed, "count": count, "cohort": cohort_key(cohort), "weights": _weights_key(pipeline)}
     if report.get("of") != key:  # other weights: nothing that stands there holds
         report = {"of": key, "seed": seed, "device_trained": trained_on, "commit": _commit()}
     cases = held_out_cases(cohort, count)
-    evaluation = Evaluation(pipeline, cohort, cases, reader, seed, _sequences(pipeline, cases, seed, output, key))
+    sequences = _sequences(pipeline, cases, seed, output, key)
+    evaluation = Evaluation(pipeline, cohort, cases, reader, seed, sequences, tuple(real))
     parts: dict[str, Callable[[Evaluation], dict]] = {
         "autoencoder": autoencoder_figures,
         "prompt": prompt_figures,
@@ -108,6 +117,21 @@ def autoencoder_figures(e: Evaluation) -> dict:
         "tumour_psnr_db": estimate(reconstruction.tumour_psnr(e.cases.images, decoded, e.cases.masks), by_slice),
         "rim_contrast_ratio": estimate(reconstruction.rim_contrast_ratio(e.cases.images, decoded, e.cases.masks)),
         **noise_ceiling(e),
+        **real_cases(e),
+    }
+
+
+def real_cases(e: Evaluation) -> dict:
+    """PSNR and SSIM of the slices of real cases, which nothing was trained on; {} where none were given."""
+    if not e.real:
+        return {}
+    slices = [prepare_subject(read_folder(folder)).images.astype(np.float32) / 255 for folder in e.real]
+    images = np.concatenate(slices)
+    decoded = reconstruction.reconstruct_slices(e.pipeline.autoencoder, images, torch.float32)
+    patients = np.repeat(np.arange(len(slices)), [4 * len(s) for s in slices])
+    return {
+        "real_psnr_db": estimate(reconstruction.psnr(images, decoded), patients),
+        "real_ssim": estimate(reconstruction.ssim(images, decoded), patients),
     }
 
 
@@ -187,23 +211,8 @@ def diversity_figures(e: Evaluation, structures: int = 4, seeds: int = 16) -> di
     return {"sd_in_tumour": estimate(inside), "sd_outside_tumour": estimate(outside), "seeds": seeds}
 
 
-def cost_figures(e: Evaluation, repeats: int = 3) -> dict:
-    """Seconds and memory of one four-modality sequence (median of `repeats`); see tests/benchmarks for the ratios."""
-
-    def seconds(**options) -> list[float]:
-        times = []
-        for i in range(repeats):
-            start = time.perf_counter()
-            e.pipeline.sequence(IDH.WILD, e.cases.structures[i], seed=i, **options)
-            times.append(time.perf_counter() - start)
-        return times
-
-    hundred, default = seconds(num_inference_steps=100), seconds()
-    return {
-        "ddim100_s": float(np.median(hundred)),
-        "default_s": float(np.median(default)),
-        "default_s_sem": float(sem(default)),
-        "default_steps": int(e.pipeline.config.num_inference_steps),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "threads": torch.get_num_threads(),
-    }
+def cost_figures(e: Evaluation) -> dict:
+    """Seconds and memory of a sequence, ours and the ordinary way, and how much faster our training step is."""
+    folder = e.pipeline.name_or_path
+    cost = measure_in_own_process(folder) if folder else sampling_cost(e.pipeline)
+    return cost | {"train_ratio": training_ratio(e.pipeline, e.cohort)}

@@ -1,0 +1,70 @@
+"""What a reader asks the studio for, put into the form that the pipeline takes.
+
+No widget here: text and bytes in, sentences and structure maps out.
+"""
+
+import io
+import re
+
+from PIL import Image
+from torch import Tensor
+
+from mrtutor.data.structure import SIZE, validate_structure
+from mrtutor.vocabulary import MODALITY_ALIASES, Modality
+
+MAX_UPLOAD = 2**20  # bytes; a black-and-white 256 x 256 picture takes a few thousand
+FORMATS = ("PNG", "BMP", "TIFF", "GIF")  # those that keep pixels as they are
+PLACE = "{modality}"
+_WORD = re.compile(
+    r"(?<![\w+-])(?:"
+    + "|".join(re.escape(a) for a in sorted(MODALITY_ALIASES, key=len, reverse=True))
+    + r")(?![\w+-])",
+    re.IGNORECASE,
+)
+
+
+def four_sentences(text: str) -> dict[Modality, str]:
+    """One sentence per modality: the modality word of `text`, or ``{modality}``, is replaced by each of the four.
+
+    Args:
+        text: for example ``A T1Gd modality MR image, type of IDH wild glioma``.
+
+    Raises:
+        ValueError: no place for the modality, or two different ones.
+    """
+    text = " ".join(text.split())
+    if PLACE in text:
+        return {m: text.replace(PLACE, m) for m in Modality}
+    named = {Modality(word) for word in _WORD.findall(text)}
+    if len(named) != 1:
+        found = " and ".join(sorted(named)) or "none"
+        raise ValueError(
+            f"Expected one modality word ({', '.join(Modality)}) or {PLACE} in the sentence, found {found}: "
+            "its place is where the four words are put in turn."
+        )
+    return {m: _WORD.sub(m, text) for m in Modality}
+
+
+def read_upload(content: bytes | memoryview) -> Tensor:
+    """Structure map (1, 1, 256, 256) from the bytes of a picture file; nothing is written to disk.
+
+    Raises:
+        ValueError: too many bytes, no picture, another size, or what `validate_structure` refuses.
+    """
+    content = bytes(content)
+    if len(content) > MAX_UPLOAD:
+        raise ValueError(f"Expected a picture of at most {MAX_UPLOAD} bytes, got {len(content)}: save it as PNG.")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            if picture.size != (SIZE, SIZE):  # known before the pixels are unpacked
+                raise ValueError(
+                    f"Expected a picture of {SIZE} x {SIZE} pixels, got {picture.width} x {picture.height}: "
+                    "resize it with nearest-neighbour interpolation."
+                )
+            picture.load()
+            return validate_structure(picture)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"Cannot read the upload as a picture: expected a whole file of type {', '.join(FORMATS)}, "
+            "white lines on black."
+        ) from error

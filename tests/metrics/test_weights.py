@@ -1,0 +1,81 @@
+"""The whole report on tiny models: every figure is there, a finished part is not measured again, costs are compared."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mrtutor.metrics import cost, weights
+from mrtutor.metrics.reader import Reader, train_reader
+from mrtutor.presets import StagePreset
+from tests.cohorts import write_tiny_cohort
+from tests.tiny_pipelines import build
+
+TINY = StagePreset(2, 4, 1e-3, warmup=1, checkpoint_every=2)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory):
+    return write_tiny_cohort(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def report(cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path, object, Reader]:
+    folder = tmp_path_factory.mktemp("report")
+    pipe, reader = build("D", steps=2), train_reader(cohort, folder / "reader", recipe=TINY)
+    out = folder / "weights.json"
+    return weights.evaluate_weights(pipe, cohort, reader, out, count=3), out, pipe, reader
+
+
+def test_every_figure_has_value_interval_and_n(report) -> None:
+    content, path, _, _ = report
+    assert content == json.loads(path.read_text())
+    wanted = {
+        "autoencoder": ("psnr_db", "ssim", "tumour_psnr_db", "rim_contrast_ratio"),
+        "prompt": ("modality_accuracy", "paraphrase_modality_accuracy", "idh_accuracy", "idh_accuracy_cohort"),
+        "structure": ("D", "attainable", "null", "reconstruction"),
+        "memory": ("generated", "held_out"),
+        "cost": ("ddim100_s", "default_s", "ordinary_s", "peak_mib", "train_ratio"),
+    }
+    for section, names in wanted.items():
+        for name in names:
+            assert {"value", "ci95", "n"} <= set(content[section][name]), f"{section}: {name}"
+    for metric in ("ssim", "nmi", "ncc"):
+        assert set(content["sequence"][metric]) == {"generated", "cohort", "random"}
+    assert content["structure"]["shipped"] == "D"
+    assert content["structure"]["attainable"]["value"] > content["structure"]["null"]["value"]
+
+
+def test_a_finished_part_is_kept_and_other_weights_start_anew(report, cohort) -> None:
+    _, path, pipe, reader = report
+    marked = json.loads(path.read_text())
+    marked["cost"]["default_s"]["value"] = -1.0
+    path.write_text(json.dumps(marked))
+    assert weights.evaluate_weights(pipe, cohort, reader, path, count=3)["cost"]["default_s"]["value"] == -1.0
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.add_(1)
+    path.write_text(json.dumps(marked | {"extra": 1}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "held_out_cases", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        with pytest.raises(InterruptedError):
+            weights.evaluate_weights(pipe, cohort, reader, path, count=3)
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.sub_(1)
+
+
+def test_the_ordinary_way_draws_the_same_pictures() -> None:
+    pipe = build("B", steps=2)
+    pipe.precision = torch.float32
+    ours = cost.our_sequence(pipe, "wild", cost.outline(), 3, 3)
+    ordinary = cost.ordinary_sequence(cost.in_default_layout(pipe), "wild", cost.outline(), 3, 3)
+    assert (ours - ordinary).abs().max() < cost.PICTURE_TOLERANCE
+    assert np.isfinite(ours.numpy()).all()
+
+
+def test_pictures_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = build("D", steps=1)
+    monkeypatch.setattr(cost, "ordinary_sequence", lambda *_: torch.zeros(4, 256, 256) - 1)
+    with pytest.raises(AssertionError, match="pictures differ"):
+        cost.sampling_cost(pipe, repeats=1, ordinary_steps=1)
