@@ -54,9 +54,7 @@ def load_pretrained(
         return _smoke(wanted).to(device)
     folder = _find(name_or_folder, wanted)
     _verify(folder)
-    pipe = MRPipeline.from_pretrained(
-        str(folder), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
+    pipe = MRPipeline.from_pretrained(str(folder), use_safetensors=True, local_files_only=True).to(torch.float32)
     if wanted not in (None, pipe.variant):
         raise ValueError(
             f"{folder} holds variant {pipe.variant}, not {wanted}: load it with variant=None, or train the other one "
