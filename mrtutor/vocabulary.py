@@ -75,7 +75,7 @@ def parse(sentence: str) -> tuple[Modality, IDH]:
     Raises:
         ValueError: a word is missing, or two different ones are named.
     """
-    words = re.findall(r"[a-z0-9]+(?:-type|\+)?", sentence.lower())
+    words = re.findall(r"[a-z0-9]+(?:-type|-post|\+)?", sentence.lower())
     return (
         _the_one(words, _MODALITY_WORDS, "modality", sentence),
         _the_one(words, _IDH_WORDS, "IDH type", sentence),

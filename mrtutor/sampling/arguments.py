@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from mrtutor.data.structure import validate_structure
 from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant
 
+ETA_MAX = 0.9999  # at η = 1 DDIM's direction is √0 at zero terminal SNR, and rounding makes that √(−10⁻⁸): NaN
 OUTPUT_TYPES = ("pt", "np", "pil", "latent")
 
 

@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from mrtutor.models.autoencoder import decode
 from mrtutor.models.guidance import Variant
 from mrtutor.models.text import encode_prompts
-from mrtutor.sampling.arguments import Settings, check_components, check_output_type, initial_noise, match
+from mrtutor.sampling.arguments import ETA_MAX, Settings, check_components, check_output_type, initial_noise, match
 from mrtutor.sampling.condition import Denoise, structure_fixed
 from mrtutor.sampling.precision import autocast, autocast_dtype
 from mrtutor.vocabulary import IDH, Modality
@@ -220,7 +220,7 @@ class MRPipeline(DiffusionPipeline):
         with torch.inference_mode(False):  # the scheduler outlives this call
             scheduler.set_timesteps(settings.steps, device=self.device)
         known = inspect.signature(scheduler.step).parameters
-        extra = {k: v for k, v in {"generator": generator, "eta": settings.eta}.items() if k in known}
+        extra = {k: v for k, v in {"generator": generator, "eta": min(settings.eta, ETA_MAX)}.items() if k in known}
         latents = noise * scheduler.init_noise_sigma
         total = scheduler.config.num_train_timesteps
         steps = self.progress_bar(scheduler.timesteps)

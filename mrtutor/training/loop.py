@@ -1,7 +1,8 @@
-"""One training loop for all stages, on accelerate.
+"""One training loop for all stages, on accelerate, on as many processes as `accelerate launch` starts.
 
 A step is a pure function of (seed, step): data, noise and drop-out are drawn from a generator seeded by both. So a
-resumed run gives, on a CPU, the same final weights bit for bit as an uninterrupted one.
+resumed run gives, on a CPU, the same final weights bit for bit as an uninterrupted one. Micro-batches are numbered over
+all processes: two processes see what one process sees that accumulates twice as many.
 """
 
 import math
@@ -9,11 +10,13 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
@@ -112,9 +115,7 @@ def fit(
     """
     folder, settings = Path(folder), stage.settings
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(
-        cpu=device == "cpu", mixed_precision=mixed_precision, gradient_accumulation_steps=settings.accumulation
-    )
+    accelerator = _accelerator(device, mixed_precision, settings.accumulation)
     model = stage.model.to(memory_format=torch.channels_last).train()
     groups = stage.groups or [{"params": list(model.parameters()), "lr": settings.learning_rate}]
     optimizer = torch.optim.AdamW(
@@ -125,7 +126,9 @@ def fit(
     ema = EMAModel(model.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=3 / 4)
     ema.to(accelerator.device)
 
-    fingerprint = f"{stage.name} seed={seed} {settings} {stage.tags}"
+    # a run may move to another number of processes, as long as a step takes as many micro-batches in all
+    in_all = replace(settings, accumulation=settings.accumulation * accelerator.num_processes)
+    fingerprint = f"{stage.name} seed={seed} {in_all} {stage.tags}"
     start, seconds = 0, 0.0
     if resume and (state := load_checkpoint(folder, fingerprint)):
         start, seconds = _restore(state, model, optimizer, ema), state["seconds"]
@@ -152,8 +155,17 @@ def fit(
                 save_checkpoint(folder, state, fingerprint)
     if main:
         _write_cost(folder, end, time.perf_counter() - began)
+    accelerator.wait_for_everyone()  # what the main process wrote is there for all
     ema.copy_to(model.parameters())
     return model.eval()
+
+
+def _accelerator(device: str, mixed_precision: str, accumulation: int) -> Accelerator:
+    """Accelerator of this process; every process takes the main one's number format."""
+    PartialState(cpu=device == "cpu")
+    agreed = broadcast_object_list([mixed_precision])[0]  # each CPU's own probe may end differently
+    AcceleratorState._reset_state()  # else a second `fit` in this Python could not take another number format
+    return Accelerator(cpu=device == "cpu", mixed_precision=agreed, gradient_accumulation_steps=accumulation)
 
 
 def _optimise(

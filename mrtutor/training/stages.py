@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
@@ -45,6 +46,11 @@ class Run:
     device: str = "cpu"
     steps: int | None = None  # overrides the preset's
 
+    @property
+    def processes(self) -> PartialState:
+        """The processes of this run: one, unless `accelerate launch` started more."""
+        return PartialState(cpu=self.device == "cpu")
+
     @cached_property
     def precision(self) -> torch.dtype:
         """Data type of autocast that is fastest on this device."""
@@ -78,23 +84,26 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
         FileNotFoundError: an earlier stage has not run.
     """
     builders = {"autoencoder": _autoencoder, "text": _text, "denoiser": _denoiser}
-    torch.manual_seed(run.seed)  # initial weights
+    if stage not in STAGES:
+        raise ValueError(f"Unknown stage {stage!r}: expected one of {', '.join(STAGES)}.")
     if stage == "guidance":
         variant = Variant(variant or run.preset.variant)
         if variant is Variant.NONE:
             raise ValueError("The guidance stage needs a variant: A, B, C or D.")
-        work, name = _guidance(run, variant), f"guidance-{variant}"
-    elif stage in builders:
-        work, name = builders[stage](run), stage
-    else:
-        raise ValueError(f"Unknown stage {stage!r}: expected one of {', '.join(STAGES)}.")
+    name = f"guidance-{variant}" if stage == "guidance" else stage
+    torch.manual_seed(run.seed)  # initial weights
+    with run.processes.main_process_first():  # the others find the cached latents
+        work = _guidance(run, variant) if stage == "guidance" else builders[stage](run)
     mixed = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(run.precision, "no")
     tags = {"preset": run.preset.name, "cohort": cohort_key(run.cohort)}
     work = replace(work, name=name, tags=tags)
     model = fit(
         work, run.folder / "runs" / name, seed=run.seed, resume=resume, device=run.device, mixed_precision=mixed
     )
-    return _save(run, stage, variant, model)
+    if run.processes.is_main_process:
+        _save(run, stage, variant, model)
+    run.processes.wait_for_everyone()
+    return run.folder / _component_name(stage, variant)
 
 
 def _autoencoder(run: Run) -> Stage:
@@ -116,8 +125,9 @@ def _autoencoder(run: Run) -> Stage:
 
 def _text(run: Run) -> Stage:
     tokenizer = build_tokenizer(max_length=run.preset.text.max_length)
-    with replace_folder(run.folder / "tokenizer") as temporary:
-        tokenizer.save_pretrained(temporary)
+    if run.processes.is_main_process:
+        with replace_folder(run.folder / "tokenizer") as temporary:
+            tokenizer.save_pretrained(temporary)
     return Stage(
         name="text",
         model=build_clip(run.preset.text, tokenizer),
@@ -168,6 +178,8 @@ def _guidance(run: Run, variant: Variant) -> Stage:
         autoencoder = AutoencoderKL.from_pretrained(run.component("autoencoder")).requires_grad_(False).to(run.device)
     objective = DiffusionObjective(build_scheduler(), variant, frozen, autoencoder)
     guidance = build_guidance(unet, variant).requires_grad_(True)
+    if variant is Variant.A:  # its skip residuals lead nowhere, and several processes may not wait for their gradients
+        guidance.controlnet_down_blocks.requires_grad_(False)
     rate = run.settings("guidance").learning_rate
     groups = guidance_groups(guidance, exit_parameters(guidance), rate, EXIT_FACTOR)
     return replace(_diffusion_stage(run, "guidance", guidance, objective, batches), groups=groups)
@@ -186,18 +198,20 @@ def validation_rows(cohort: Cohort, count: int) -> np.ndarray:
     return spread(rows if len(rows) else cohort.rows("train"), count)
 
 
-def _save(run: Run, stage: str, variant: Variant | None, model: nn.Module) -> Path:
+def _component_name(stage: str, variant: Variant | None) -> str:
+    names = {"autoencoder": "autoencoder", "text": "clip", "denoiser": "unet"}
+    return names.get(stage) or ("unet-D" if variant is Variant.D else f"guidance-{variant}")
+
+
+def _save(run: Run, stage: str, variant: Variant | None, model: nn.Module) -> None:
     if stage == "autoencoder":
         _store_statistics(run, model)
-    names = {"autoencoder": "autoencoder", "text": "clip", "denoiser": "unet"}
-    name = names.get(stage) or ("unet-D" if variant is Variant.D else f"guidance-{variant}")
     model.to("cpu", memory_format=torch.contiguous_format)
-    with replace_folder(run.folder / name) as temporary:
+    with replace_folder(run.folder / _component_name(stage, variant)) as temporary:
         model.save_pretrained(temporary)
     if stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
         with replace_folder(run.folder / "text_encoder") as temporary:
             model.text_model.save_pretrained(temporary)
-    return run.folder / name
 
 
 @torch.inference_mode()

@@ -11,8 +11,8 @@ from diffusers import (
 )
 from tiny_pipelines import seeded
 
+from mrtutor.metrics.cost import ordinary_sequence, our_sequence
 from mrtutor.vocabulary import IDH, Modality, prompt
-from tests.benchmarks.bench_sampling import ordinary_sequence, our_sequence
 
 VARIANTS = ["none", "A", "B", "C", "D"]
 GUIDED = VARIANTS[1:]
