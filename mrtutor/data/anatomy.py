@@ -78,18 +78,18 @@ def template() -> Tensor:
     sulcus = np.where(mask < 0, around - t1, 0.4)
     ventricle = np.full(t1.shape, 20, np.float32)
     box = np.s_[45:152, 55:185, 40:125]
-    cistern = _ellipsoid(t1.shape, (0, -42, -2), (16, 16, 16))  # behind the third ventricle: wide, but not a ventricle
-    middle = ((_ellipsoid(t1.shape, (0, -18, 12), (46, 58, 34)) < 1) & (cistern > 1))[box]
+    cistern = _ellipsoid(t1.shape, (0, -42, -2), (16, 16, 16)) <= 1  # behind the third ventricle: no ventricle
+    middle = ((_ellipsoid(t1.shape, (0, -18, 12), (46, 58, 34)) < 1) & ~cistern)[box]
     ventricle[box] = _signed_distance(middle & (mask < -18)[box] & (grey + white < 0.5)[box], smooth=0.6).clip(-20, 20)
-    basal = _ellipsoid(t1.shape, (0, -6, 3), (40, 36, 26))
-    stem = _ellipsoid(t1.shape, (0, -30, -38), (17, 17, 32))
-    deep = ndi.gaussian_filter((np.minimum(basal, stem) < 1).astype(np.float32), 2)
+    basal = _ellipsoid(t1.shape, (0, -6, 3), (40, 36, 26)) < 1
+    stem = _ellipsoid(t1.shape, (0, -30, -38), (17, 17, 32)) < 1
+    deep = ndi.gaussian_filter((basal | stem).astype(np.float32), 2)
     beside = np.abs(np.arange(t1.shape[0]) - MNI_ORIGIN[0])[:, None, None]
     sagittal = (beside < 3) & (np.arange(t1.shape[1])[:, None] < 175) & (np.arange(t1.shape[2]) > 70)
     sinus = sagittal & (np.abs(mask + 2.5) < 2.5)
     white = white + 0.7 * (1 - deep) * (white - ndi.gaussian_filter(white, 3))  # gyral blades, lost in the average
     sinus = ndi.gaussian_filter(sinus.astype(np.float32), 0.8)
-    return torch.from_numpy(np.stack([mask, white, sulcus, ventricle, deep, sinus]).astype(np.float32))
+    return torch.from_numpy(np.stack([mask, white, sulcus, ventricle, deep, sinus]).astype(np.float32, copy=False))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Controls:
         self.save = w.Button(description="Save PNG and NIfTI", icon="save", disabled=True)
         self.progress = w.IntProgress(value=0, min=0, max=steps, description="steps", layout=_WIDE)
         self.status, self.error = w.HTML(said("Press Draw.")), w.HTML()
-        self.mask = w.HTML(placeholder("no mask"))
+        self.mask = w.HTML(placeholder("no mask yet"))
         self.pictures = {m: w.HTML(placeholder(f"{m}: not drawn yet")) for m in Modality}
 
     @property
@@ -76,7 +76,7 @@ def _ellipse_sliders() -> dict[str, w.FloatSlider]:
     }
 
 
-def build(controls: Controls) -> w.VBox:
+def build(controls: Controls) -> w.Box:
     """Put the controls into their places; what a choice makes useless is hidden."""
     upload = w.VBox([controls.upload, w.HTML("<small>256 × 256 pixels, white lines on black</small>")])
     composed = w.VBox(list(controls.ellipse.values()))
@@ -124,7 +124,7 @@ def _figure(content: str, caption: str) -> str:
 def error(text: str) -> str:
     """A message in the panel that a screen reader announces."""
     style = "border-left:4px solid #d9822b;background:#fbeedd;padding:6px 10px;line-height:1.3"
-    return f'<div role="alert" style="{style}"><b>Not drawn.</b> {html.escape(text)}</div>'
+    return f'<div role="alert" style="{style}"><b>Not possible.</b> {html.escape(text)}</div>'
 
 
 def said(text: str) -> str:

@@ -15,12 +15,8 @@ from mrtutor.vocabulary import MODALITY_ALIASES, Modality
 MAX_UPLOAD = 2**20  # bytes; a black-and-white 256 x 256 picture takes a few thousand
 FORMATS = ("PNG", "BMP", "TIFF", "GIF")  # those that keep pixels as they are
 PLACE = "{modality}"
-_WORD = re.compile(
-    r"(?<![\w+-])(?:"
-    + "|".join(re.escape(a) for a in sorted(MODALITY_ALIASES, key=len, reverse=True))
-    + r")(?![\w+-])",
-    re.IGNORECASE,
-)
+_WORDS = "|".join(re.escape(alias) for alias in sorted(MODALITY_ALIASES, key=len, reverse=True))
+_WORD = re.compile(rf"(?<![\w+-])(?:{_WORDS})(?![\w+-])", re.IGNORECASE)
 
 
 def four_sentences(text: str) -> dict[Modality, str]:

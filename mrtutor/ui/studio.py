@@ -107,8 +107,10 @@ class Studio:
         return four_sentences(self.controls.sentence.value)
 
     def show_mask(self) -> None:
-        """Redraw the mask in the panel (ValueError as `structure`)."""
-        self.controls.mask.value = panel.placeholder("no mask")
+        """Redraw the mask in the panel (ValueError as `structure`, but for an upload that is still to come)."""
+        self.controls.mask.value = panel.placeholder("no mask yet")
+        if self.controls.source.value == panel.UPLOADED and not self.controls.upload.value:
+            return
         mask = self.structure()[0, 0].numpy()
         self.controls.mask.value = panel.picture(mask, "the mask: white lines that the model sees")
 
@@ -168,7 +170,7 @@ class Studio:
         """
         if self.drawing is None:
             raise ValueError("Nothing to show yet: press Draw, or call draw().")
-        figure = Figure(figsize=(12, 2.9), layout="constrained")
+        figure = Figure(figsize=(11, 2.7), dpi=80, layout="constrained")
         shown = {"mask": self.drawing.structure} | {f"{m}, synthetic": i for m, i in self.drawing.images.items()}
         for ax, (title, image) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
             ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="none")

@@ -1,0 +1,256 @@
+"""The studio without a browser: widgets are set and pressed from Python."""
+
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import ipywidgets
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_pipelines import build
+
+from mrtutor.data.examples import Example
+from mrtutor.data.export import NOTICE
+from mrtutor.data.structure import canny
+from mrtutor.sampling.pipeline import MRPipeline
+from mrtutor.ui.request import MAX_UPLOAD, four_sentences, read_upload
+from mrtutor.ui.studio import Studio
+from mrtutor.vocabulary import IDH, Modality, prompt
+
+
+def example(x: float = 90) -> Example:
+    """A disc with a tumour at column x."""
+    rows, columns = np.mgrid[0:256, 0:256]
+    brain, tumour = np.hypot(columns - 128, rows - 128) < 90, np.hypot(columns - x, rows - 100) < 20
+    image = np.where(tumour, 1.0, np.where(brain, 0.5, 0.0)).astype(np.float32)
+    return Example(
+        np.stack([image] * 4), tumour.astype(np.uint8), canny(image), IDH.WILD, "SIM", "simulated", Modality.T1, "test"
+    )
+
+
+@pytest.fixture(scope="module")
+def pipe() -> MRPipeline:
+    pipe = build("D")
+    pipe.precision = torch.float32
+    return pipe
+
+
+@pytest.fixture
+def studio(pipe, tmp_path) -> Studio:
+    studio = Studio(pipe, {"left": example(90), "right": example(160)}, tmp_path / "out")
+    studio.controls.steps.value = 2
+    return studio
+
+
+def png(values: np.ndarray, mode: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    picture = Image.fromarray(values)
+    (picture.convert(mode) if mode else picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def upload(studio: Studio, content: bytes, name: str = "mask.png") -> None:
+    studio.controls.source.value = "upload"
+    file = {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content)}
+    studio.controls.upload.value = (file | {"last_modified": datetime.now(tz=UTC)},)
+
+
+def pictures(studio: Studio) -> list[str]:
+    return [box.value for box in studio.controls.pictures.values()]
+
+
+def test_draw_changes_all_four_pictures(studio):
+    before = pictures(studio)
+    studio.controls.draw.click()
+    assert studio.controls.error.value == ""
+    assert all(a != b and "<img" in b for a, b in zip(before, pictures(studio), strict=True))
+    assert len(set(pictures(studio))) == 4
+    assert studio.controls.progress.value == studio.controls.progress.max == 2
+    assert NOTICE in studio.controls.pictures[Modality.T1].value and "not for diagnosis" in studio.controls.status.value
+    assert not studio.controls.draw.disabled
+
+
+def test_draws_what_the_pipeline_draws(studio, pipe):
+    studio.controls.idh.value, studio.controls.seed.value = IDH.MUTANT, 7
+    studio.controls.guidance.value = 3.0
+    drawn = studio.draw().images
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    wanted = pipe.sequence("mutant", studio.examples["left"].structure, seed=7, **options)
+    assert all(np.array_equal(drawn[m], wanted[m].numpy()) for m in Modality)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [("idh", IDH.MUTANT), ("seed", 1), ("steps", 3), ("guidance", 4.0), ("example", "right"), ("source", "compose")],
+)
+def test_every_control_acts(studio, change, value):
+    before = studio.draw().images[Modality.T1GD]
+    getattr(studio.controls, change).value = value
+    assert not np.array_equal(before, studio.draw().images[Modality.T1GD]), change
+
+
+def test_progress_counts_the_steps(studio):
+    seen = []
+    studio.controls.progress.observe(lambda change: seen.append(change["new"]), "value")
+    studio.controls.steps.value = 4
+    studio.controls.draw.click()
+    studio.controls.draw.click()
+    assert seen == [1, 2, 3, 4, 0, 1, 2, 3, 4]
+
+
+def test_sentence_in_place_of_menus(studio):
+    studio.controls.words.value = "sentence"
+    studio.controls.sentence.value = "A flair modality MR image, type of IDH mutant glioma"
+    drawing = studio.draw()
+    assert drawing.sentences == {m: prompt(m, "mutant") for m in Modality}
+    studio.controls.sentence.value = "a picture of a brain"
+    studio.controls.draw.click()
+    assert "modality word" in studio.controls.error.value
+    assert studio.drawing is drawing, "a refused request must not cost the last drawing"
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("{modality} of a wild glioma", "FLAIR of a wild glioma"),
+        ("A T1ce image;  T1c+, again", "A FLAIR image; FLAIR, again"),
+        ("T1-post MR", "FLAIR MR"),
+        ("(T2) image", "(FLAIR) image"),
+    ],
+)
+def test_four_sentences(text, first):
+    sentences = four_sentences(text)
+    assert list(sentences) == list(Modality) and sentences[Modality.FLAIR] == first
+
+
+@pytest.mark.parametrize("text", ["", "a brain", "T1 and T2", "T10 image", "XT1"])
+def test_a_sentence_without_a_place_is_refused(text):
+    with pytest.raises(ValueError, match="modality word"):
+        four_sentences(text)
+
+
+def test_the_mask_moves_with_the_sliders(studio):
+    shown = studio.controls.mask.value
+    studio.controls.source.value = "compose"
+    assert studio.controls.mask.value != shown, "the panel shows the composed mask"
+    studio.controls.ellipse["y"].value = 128
+    centres = []
+    for x in (100, 150):
+        studio.controls.ellipse["x"].value = x
+        inside = studio.structure()[0, 0].numpy()[108:149, 60:200]
+        centres.append(60 + np.nonzero(inside)[1].mean())
+    assert centres[1] - centres[0] == pytest.approx(50, abs=2)
+    studio.controls.ellipse["x"].value, studio.controls.ellipse["y"].value = 215, 30
+    assert "outside the brain" in studio.controls.error.value
+    studio.controls.ellipse["x"].value, studio.controls.ellipse["y"].value = 128, 128
+    assert studio.controls.error.value == "", "mended, the message goes"
+
+
+def test_an_uploaded_mask_is_drawn_from(studio):
+    mask = studio.examples["right"].structure
+    upload(studio, png(mask), "../../etc/passwd.png")
+    assert studio.controls.error.value == ""
+    drawing = studio.draw()
+    assert np.array_equal(drawing.structure > 0, mask > 0)
+    files = studio.save()
+    assert all(file.parent == studio.output_dir and "passwd" not in file.name for file in files)
+
+
+GREY = np.arange(256 * 256, dtype=np.uint32).reshape(256, 256).astype(np.uint8)
+MASK = np.where(np.eye(256), 255, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a picture", "Cannot read the upload"),
+        (png(MASK)[:200], "Cannot read the upload"),
+        (b"", "Cannot read the upload"),
+        (png(MASK[:100]), "256 x 100"),
+        (png(GREY), "binary structure map"),
+        (png(np.zeros((256, 256), np.uint8)), "all empty"),
+        (png(np.dstack([MASK, MASK * 0, MASK])), "coloured"),
+        (b"0" * (MAX_UPLOAD + 1), "at most"),
+    ],
+)
+def test_a_wrong_upload_says_so_in_the_panel(studio, content, message):
+    before = pictures(studio)
+    upload(studio, content, "<script>alert(1)</script>.png")
+    assert message in studio.controls.error.value and 'role="alert"' in studio.controls.error.value
+    assert "<script>" not in studio.controls.error.value
+    studio.controls.draw.click()
+    assert message in studio.controls.error.value
+    assert pictures(studio) == before and not studio.controls.draw.disabled
+
+
+def test_messages_are_escaped(studio):
+    studio.controls.words.value = "sentence"
+    studio.controls.sentence.value = "<img src=x onerror=alert(1)> T1"
+    studio.controls.draw.click()
+    said = "".join([studio.controls.error.value, *pictures(studio)])
+    assert "<img src=x" not in said
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P"])
+def test_read_upload_takes_every_black_and_white_png(mode):
+    read = read_upload(png(MASK, mode))
+    assert read.shape == (1, 1, 256, 256) and np.array_equal(read[0, 0].numpy() > 0, MASK > 0)
+
+
+def test_saved_files_say_synthetic_and_what_was_asked(studio):
+    studio.controls.seed.value = 5
+    studio.controls.draw.click()
+    studio.controls.seed.value = 6  # changed after the drawing: the file must tell of the drawing
+    studio.controls.save.click()
+    assert "8 files" in studio.controls.status.value
+    files = sorted(studio.output_dir.iterdir())
+    assert len(files) == 8
+    for file in files:
+        if file.suffix == ".png":
+            text = Image.open(file).text
+            assert text["Description"] == NOTICE and text["Seed"] == "5" and text["Mask"] == "example left"
+            assert text["Prompt"] == prompt(file.name.split("_")[1], "wild")
+        else:
+            assert nib.load(file).header["descrip"].item().decode() == NOTICE
+    studio.controls.save.click()
+    assert len(list(studio.output_dir.iterdir())) == 16, "saving again overwrites nothing"
+
+
+def test_nothing_drawn_nothing_saved(studio):
+    assert studio.controls.save.disabled
+    for task in (studio.save, studio.figure):
+        with pytest.raises(ValueError, match="press Draw"):
+            task()
+
+
+def test_a_full_disk_is_said_in_the_panel(studio, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    studio.controls.draw.click()
+    monkeypatch.setattr("mrtutor.ui.studio.save_png", full)
+    studio.controls.save.click()
+    assert "No space left" in studio.controls.error.value
+
+
+def test_core_widgets_only_and_a_static_picture(studio):
+    def walk(widget: ipywidgets.Widget, visit: Callable) -> None:
+        visit(widget)
+        for child in getattr(widget, "children", ()):
+            walk(child, visit)
+
+    modules = set()
+    walk(studio.view, lambda widget: modules.add(widget._model_module))
+    assert modules <= {"@jupyter-widgets/controls", "@jupyter-widgets/base"}
+    data, _ = studio._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data and "studio" in data["text/plain"]
+    studio.draw()
+    assert len(studio.figure().axes) == 5
+
+
+def test_without_examples_there_is_no_studio(pipe):
+    with pytest.raises(ValueError, match="at least one example"):
+        Studio(pipe, {})
