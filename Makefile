@@ -11,10 +11,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 RUNNER := $(BIN)/python tests/notebooks/runner.py
 
-.PHONY: help run test simulate train notebooks lint clean
+.PHONY: help run test simulate train notebooks studio student instructor lint clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 # The stamp is written last: an interrupted set-up is repeated, a finished one is not.
 $(READY): requirements.lock pyproject.toml
@@ -45,7 +45,17 @@ train: $(READY)  ## train all stages on outputs/cohort (PRESET=laptop)
 
 notebooks: $(READY)  ## run every chapter with its own parameters and keep the outputs (long)
 	@$(RUNNER) --in-place
-	@echo "Chapters run; notebooks/ holds their outputs."
+	@$(BIN)/python tools/readme_tables.py
+	@echo "Chapters run; notebooks/ holds their outputs, data/results their figures."
+
+studio: $(READY)  ## the studio as a web page on 127.0.0.1
+	@MRTUTOR_STUDIO_WEIGHTS=$(PRESET) $(BIN)/voila notebooks/studio.ipynb --Voila.ip=127.0.0.1
+
+student: $(READY)  ## chapters without outputs and solutions, in outputs/student
+	@$(BIN)/python tools/handout.py student
+
+instructor: $(READY)  ## chapters with outputs, solutions and times, in outputs/instructor
+	@$(BIN)/python tools/handout.py instructor
 
 lint: $(READY)  ## mend what ruff can mend, report the rest
 	@$(BIN)/ruff check --fix .

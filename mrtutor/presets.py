@@ -124,7 +124,7 @@ _LAPTOP = Preset(
         "autoencoder": StagePreset(9000, 8, 2e-3, crop=128, validate_every=500),
         "text": StagePreset(300, 32, 1e-3, weight_decay=0.01),
         "denoiser": StagePreset(300, 16, 8e-4, weight_decay=0.01, ema_decay=0.995),
-        "guidance": StagePreset(1600, 16, 8e-4, weight_decay=0.01, ema_decay=0.998),
+        "guidance": StagePreset(1200, 16, 8e-4, weight_decay=0.01, ema_decay=0.998),
     },
 )
 

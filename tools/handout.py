@@ -2,8 +2,9 @@
 
     python tools/handout.py student      into outputs/student: clean chapters and their figures
     python tools/handout.py instructor   into outputs/instructor: chapters with outputs, solutions, times.md
+    python tools/handout.py page         into notebooks/README.md: its table of chapters, from their fact tables
 
-The folder is written anew each time, whole or not at all. One that holds somebody's work is refused.
+A folder is written anew each time, whole or not at all. One that holds somebody's work is refused.
 """
 
 import argparse
@@ -23,6 +24,7 @@ CHAPTERS = "[0-9][0-9]_*.ipynb"
 SOLUTION_LINK = re.compile(r"\[[^\]]*\]\((?:\.\./)?solutions/[^)]*\)")
 INSTEAD = "your lecturer's copy"  # of a link to the solutions
 TIMES = "times.md"
+MARKED = re.compile(r"(<!-- chapters -->\n).*?(<!-- /chapters -->)", flags=re.S)
 
 
 def blank(book: NotebookNode) -> NotebookNode:
@@ -98,10 +100,38 @@ def times(root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def facts(book: NotebookNode) -> dict[str, str]:
+    """The rows of a chapter's fact table by their names, in one line each."""
+    source = "\n".join(c.source for c in book.cells[:2])
+    return dict(re.findall(r"^\| *\**(\w+)\** *\| *(.*?) *\|$", source, flags=re.M))
+
+
 def stated_time(book: NotebookNode) -> str:
-    """The row Time of a chapter's fact table; "not measured" where there is none yet."""
-    found = re.search(r"^\| *\**Time\** *\| *(.*?) *\|$", "\n".join(c.source for c in book.cells[:2]), flags=re.M)
-    return found[1] if found and "TODO" not in found[1] else "not measured"
+    """What a chapter says it takes; "not measured" for a part where nobody has measured it yet."""
+    return re.sub(r"TODO-?\w*", "not measured", facts(book).get("Time", "not measured"))
+
+
+def page(root: Path) -> int:
+    """Renew the table of chapters in the lecturers' page; returns the number of chapters.
+
+    Raises:
+        ValueError: the page lacks the two marks.
+    """
+    lines = ["| chapter | teaches, in `mrtutor` | paper | needs | time |", "|---|---|---|---|---|"]
+    for path in chapters(root):
+        book = nbformat.read(path, as_version=4)
+        code = "\n".join(c.source for c in book.cells if c.cell_type == "code")
+        used = sorted(set(re.findall(r"^from mrtutor\.(\w+)", code, flags=re.M)) - {"files", "_environment"})
+        modules = ", ".join(f"`{name}`" for name in used)
+        rows, link = facts(book), f"[{path.stem}]({path.name})"
+        paper, needs = rows.get("Paper", ""), rows.get("Needs", "")
+        lines.append(f"| {link} | {modules} | {paper} | {needs} | {stated_time(book)} |")
+    readme = root / "notebooks/README.md"
+    text = readme.read_text()
+    if not MARKED.search(text):
+        raise ValueError(f"{readme} lacks <!-- chapters --> … <!-- /chapters -->: put the two marks back.")
+    write_text(readme, MARKED.sub(lambda m: m[1] + "\n".join(lines) + "\n" + m[2], text))
+    return len(lines) - 2
 
 
 def last_run(executed: Path) -> str:
@@ -149,13 +179,15 @@ def _copy_folder(source: Path, target: Path) -> None:
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("whom", choices=("student", "instructor"))
+    parser.add_argument("whom", choices=("student", "instructor", "page"))
     parser.add_argument("--out", type=Path, help="folder; default outputs/student or outputs/instructor")
     options = parser.parse_args(arguments)
     out = options.out or root / "outputs" / options.whom
-    write = {"student": student, "instructor": instructor}[options.whom]
     try:
-        count = write(root, out)
+        if options.whom == "page":
+            print(f"Done: {page(root)} chapters in the table of notebooks/README.md.")
+            return 0
+        count = {"student": student, "instructor": instructor}[options.whom](root, out)
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

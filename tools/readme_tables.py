@@ -12,6 +12,7 @@ import re
 import sys
 from pathlib import Path
 
+PLACES = r"(?:§|Eq\. |Fig\. |Table )[\d.]*\d(?:(?: and |–)§?[\d.]*\d)?"  # of a paper: §3.2, Eq. 2 and 3, Fig. 2
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = (
     ("Autoencoder, PSNR of unseen patients (dB)", "autoencoder", "psnr_db", "noise alone", "ceiling_psnr_db"),
@@ -52,7 +53,7 @@ def figures(root: Path = ROOT) -> str:
 
 def chapters(root: Path = ROOT) -> str:
     """Table of chapters, from their titles and fact tables."""
-    lines = ["| notebook | module | paper | time |", "|---|---|---|---|"]
+    lines = ["| notebook | in `mrtutor` | paper | time |", "|---|---|---|---|"]
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         cells = json.loads(path.read_text())["cells"]
         title = "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ").split("·", 1)[1].strip()
@@ -60,9 +61,10 @@ def chapters(root: Path = ROOT) -> str:
         facts = dict(re.findall(r"^\| *\**(\w+)\** *\| *(.*?) *\|$", source, flags=re.M))
         code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
         used = sorted(set(re.findall(r"^from mrtutor\.(\w+)", code, flags=re.M)) - {"files", "_environment"})
-        modules = ", ".join(f"`mrtutor.{name}`" for name in used)
+        modules = ", ".join(f"`{name}`" for name in used)
         name = f"[{path.stem}](notebooks/{path.name})"
-        lines.append(f"| {name}: {title} | {modules} | {facts['Paper']} | {facts['Time']} |")
+        places = ", ".join(dict.fromkeys(re.findall(PLACES, facts["Paper"])))
+        lines.append(f"| {name}: {title} | {modules} | {places} | {facts['Time']} |")
     return "\n".join(lines)
 
 

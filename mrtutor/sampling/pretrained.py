@@ -54,7 +54,10 @@ def load_pretrained(
         return _smoke(wanted).to(device)
     folder = _find(name_or_folder, wanted)
     _verify(folder)
-    pipe = MRPipeline.from_pretrained(str(folder), use_safetensors=True, local_files_only=True).to(torch.float32)
+    pipe = MRPipeline.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.float()
     if wanted not in (None, pipe.variant):
         raise ValueError(
             f"{folder} holds variant {pipe.variant}, not {wanted}: load it with variant=None, or train the other one "
@@ -138,7 +141,7 @@ def save_pipeline(pipe: MRPipeline, folder: str | Path, card: str | None = None)
 
 def _half(name: str, module: nn.Module) -> nn.Module:
     """Copy in float16 on the CPU."""
-    halved = copy.deepcopy(module).to("cpu", torch.float16)
+    halved = copy.deepcopy(module).cpu().half()
     bad = [key for key, value in halved.state_dict().items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(

@@ -20,7 +20,6 @@ from mrtutor.vocabulary import IDH, Modality, prompt
 MENUS, SENTENCE = "menus", "sentence"
 CHOSEN, UPLOADED, COMPOSED = "example", "upload", "compose"
 _SIDE = 180  # pixels on the screen; the pictures themselves have 256
-_WIDE = w.Layout(width="95%")
 _ELLIPSE = {  # name -> label, least, most, step
     "x": ("across", 40, 215, 1),
     "y": ("down", 30, 225, 1),
@@ -42,8 +41,11 @@ class Controls:
     def __init__(self, names: Sequence[str], defaults: Mapping[str, Any]) -> None:
         self.words = w.ToggleButtons(options=[MENUS, SENTENCE], description="words", tooltips=["IDH by menu", "free"])
         self.idh = w.ToggleButtons(options=[(f"IDH {i}", i) for i in IDH], value=IDH.WILD, description="type")
-        self.sentence = w.Text(value=prompt(Modality.T1GD, IDH.WILD), description="sentence", layout=_WIDE)
+        self.sentence = w.Text(
+            value=prompt(Modality.T1GD, IDH.WILD), description="sentence", layout=w.Layout(width="95%")
+        )
         self.source = w.ToggleButtons(options=[CHOSEN, UPLOADED, COMPOSED], description="mask")
+        self.source.style.button_width = "94px"
         self.example = w.Dropdown(options=list(names), description="of example")
         self.upload = w.FileUpload(accept="image/png,image/bmp,image/tiff,image/gif", description="Upload a mask")
         self.ellipse = _ellipse_sliders()
@@ -54,8 +56,10 @@ class Controls:
             value=scale, min=0, max=8, step=0.5, description="guidance", continuous_update=False
         )
         self.draw = w.Button(description="Draw", button_style="primary", icon="paint-brush")
-        self.save = w.Button(description="Save PNG and NIfTI", icon="save", disabled=True)
-        self.progress = w.IntProgress(value=0, min=0, max=steps, description="steps", layout=_WIDE)
+        self.save = w.Button(
+            description="Save PNG and NIfTI", icon="save", disabled=True, layout=w.Layout(width="auto")
+        )
+        self.progress = w.IntProgress(value=0, min=0, max=steps, description="drawing", layout=w.Layout(width="95%"))
         self.status, self.error = w.HTML(said("Press Draw.")), w.HTML()
         self.mask = w.HTML(placeholder("no mask yet"))
         self.pictures = {m: w.HTML(placeholder(f"{m}: not drawn yet")) for m in Modality}
@@ -96,8 +100,9 @@ def build(controls: Controls) -> w.Box:
     asked = [controls.words, controls.idh, controls.sentence, controls.source, controls.example, upload, composed]
     asked += [controls.seed, controls.steps, controls.guidance, w.HBox([controls.draw, controls.save])]
     left = w.VBox(asked, layout=w.Layout(width="420px", min_width="330px"))
-    answers = [w.Box([controls.mask, *controls.pictures.values()], layout=w.Layout(flex_flow="row wrap"))]
-    answers += [controls.progress, controls.error, controls.status]
+    pictures = w.Box(list(controls.pictures.values()), layout=w.Layout(flex_flow="row wrap"))
+    news = w.VBox([controls.progress, controls.error, controls.status], layout=w.Layout(flex="1 1 240px"))
+    answers = [pictures, w.Box([controls.mask, news], layout=w.Layout(flex_flow="row wrap"))]
     right = w.VBox(answers, layout=w.Layout(flex="1 1 420px"))
     return w.Box([left, right], layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
 

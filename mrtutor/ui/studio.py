@@ -138,9 +138,8 @@ class Studio:
         self.drawing = Drawing(drawn, sentences, structure[0, 0].numpy(), asked)
         for modality, image in drawn.items():
             controls.pictures[modality].value = panel.picture(image, f"{modality}, synthetic", sentences[modality])
-        controls.status.value = panel.said(
-            f"Drawn: seed {seed}, {steps} steps, guidance {scale:g}. {NOTICE.capitalize()}."
-        )
+        words = ", ".join(f"{name.lower()} {value}" for name, value in asked.items())
+        controls.status.value = panel.said(f"Drawn: {words}. {NOTICE.capitalize()}.")
         controls.save.disabled = False
         return self.drawing
 

@@ -33,7 +33,7 @@ def course(tmp_path: Path) -> Path:
     _chapter(tmp_path / "notebooks/solutions/03_noise.ipynb")
     (tmp_path / "notebooks/figures").mkdir()
     (tmp_path / "notebooks/figures/03_noise.svg").write_text("<svg/>")
-    (tmp_path / "notebooks/README.md").write_text("for lecturers")
+    (tmp_path / "notebooks/README.md").write_text("# For lecturers\n<!-- chapters -->\nold\n<!-- /chapters -->\n")
     return tmp_path
 
 
@@ -79,7 +79,10 @@ def test_times_say_what_is_not_known(course: Path) -> None:
     book.metadata["papermill"] = {"duration": None, "exception": True}
     nbformat.write(book, executed)
     main(["instructor"], course)
-    assert "| 03_noise | 2 | not measured | failed | not run |" in (course / "outputs/instructor" / TIMES).read_text()
+    assert (
+        "| 03_noise | 2 | not measured on 2 CPU cores | failed | not run |"
+        in (course / "outputs/instructor" / TIMES).read_text()
+    )
 
 
 def test_a_second_time_replaces_the_first(course: Path) -> None:
@@ -108,6 +111,22 @@ def test_a_folder_of_something_else_is_refused(course: Path) -> None:
 def test_without_chapters_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["student"], tmp_path) == 2
     assert "run this from a clone" in capsys.readouterr().err
+
+
+def test_the_lecturers_table_is_made_from_the_fact_tables(course: Path) -> None:
+    readme = course / "notebooks/README.md"
+    assert main(["page"], course) == 0
+    assert "| [03_noise](03_noise.ipynb) |  |  |  | 40 s |" in readme.read_text() and "old" not in readme.read_text()
+    before = readme.read_text()
+    assert main(["page"], course) == 0 and readme.read_text() == before
+    readme.write_text("# For lecturers\n")
+    assert main(["page"], course) == 2 and readme.read_text() == "# For lecturers\n"
+
+
+def test_the_lecturers_page_names_every_chapter() -> None:
+    text = (ROOT / "notebooks/README.md").read_text()
+    missing = [path.name for path in chapters(ROOT) if f"({path.name})" not in text]
+    assert not missing, f"run tools/handout.py page: {missing}"
 
 
 def test_every_real_chapter_comes_out_clean() -> None:
