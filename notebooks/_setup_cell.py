@@ -19,4 +19,4 @@ if root is not None:
 
 from mrtutor._environment import install_missing
 
-install_missing()
+missing = install_missing()
