@@ -1,12 +1,16 @@
 """The notebook runner: it refuses what papermill would let pass, and it always ends what it started."""
 
+import base64
+import io
 import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
 
 from tests.notebooks.runner import (
     Run,
@@ -96,6 +100,21 @@ def test_kept_outputs_carry_no_papermill_and_no_widgets(tmp_path: Path) -> None:
     assert dict(kept.metadata) == {"x": 1}
     assert [dict(c.metadata) for c in kept.cells] == [{"tags": ["parameters"]}, {}]
     assert kept.cells[1].outputs[0].text == "2"
+
+
+def test_kept_pictures_are_smaller_and_alike(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    noisy = np.stack([ramp, ramp, ramp], axis=-1) ^ np.random.default_rng(0).integers(0, 4, (256, 256, 1), np.uint8)
+    png = io.BytesIO()
+    Image.fromarray(noisy).save(png, "PNG")
+    data = {"image/png": base64.b64encode(png.getvalue()).decode()}
+    cell = new_code_cell("show()", execution_count=1, outputs=[new_output("display_data", data=data)])
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "executed.ipynb")
+    keep_outputs(tmp_path / "executed.ipynb", tmp_path / "kept.ipynb")
+    kept = nbformat.read(tmp_path / "kept.ipynb", as_version=4).cells[0].outputs[0].data["image/png"]
+    assert len(kept) < 0.7 * len(data["image/png"])
+    again = np.asarray(Image.open(io.BytesIO(base64.b64decode(kept))).convert("RGB")).astype(int)
+    assert np.abs(again - noisy).max() <= 8
 
 
 def test_the_command_line_runs_in_place_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
