@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mrtutor import IDH, Modality
-from mrtutor.data.anatomy import CROP, CROP_START, draw_brain, lattice, sample, template, tissues
+from mrtutor.data.anatomy import CHANNELS, CROP, CROP_START, draw_brain, lattice, sample, template, tissues
 from mrtutor.data.noise import patient_generator
 from mrtutor.data.signal import ideal_signal
 from mrtutor.data.simulate import NOISE, simulate_subject
@@ -85,7 +85,10 @@ def _maximum(volume: torch.Tensor, radius: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def pure(clean) -> dict[str, torch.Tensor]:
-    """Masks (X, Y, Z) of the crop where grey, white or CSF is alone, taken from the anatomy and not from the images."""
+    """Masks (X, Y, Z) of the crop where grey, white or CSF is alone, taken from the anatomy and not from the images.
+
+    Grey is deep grey: in the cortex the patient's own sulci, which the anatomy does not know, bring CSF into a voxel.
+    """
     brain = draw_brain(clean.phenotype["age"], patient_generator(0, WILD, "anatomy"))
     maps = sample(template(), brain.to_template(lattice(CROP)))
     fraction = tissues(maps, brain, torch.full(CROP, 0.5), torch.zeros(3, 1, 1, 1))
@@ -94,7 +97,8 @@ def pure(clean) -> dict[str, torch.Tensor]:
     masks = {}
     for name in ("grey", "white", "csf"):
         eroded = -_maximum(-fraction[name][None], 1)[0]
-        masks[name] = (eroded > (0.8 if name == "grey" else 0.99)) & (maps[0] < -4) & away
+        masks[name] = (eroded > (0.95 if name == "grey" else 0.99)) & (maps[0] < -4) & away
+    masks["grey"] &= maps[CHANNELS.index("deep")] > 0.9
     return masks
 
 
@@ -120,7 +124,7 @@ def test_ring_enhances_around_necrosis(clean):
 def test_mismatch_core_is_bright_on_t2_and_dark_within_a_bright_rim_on_flair(mutant):
     assert mutant.phenotype["mismatch"] and mutant.idh == "mutant"
     solid = _label(mutant, 4)
-    core = _maximum((~solid).float(), 6) == 0  # 6 mm below the border
+    core = _maximum((~solid).float(), 4) == 0  # 4 mm below the border
     rim = solid & (_maximum((~solid).float(), 1) > 0)
     white = mutant["T1"].data > 0.9 * mutant["T1"].data[mutant.brain.data > 0].quantile(0.7)
     assert int(core.sum()) > 200
@@ -135,8 +139,9 @@ def test_tumour_is_seen_in_enough_slices(clean, mutant):
 
 
 def _oedema_signs(volumes: dict, oedema: np.ndarray, brain: np.ndarray) -> dict:
-    """+1 where oedema is brighter than the median of the brain, else -1."""
-    return {m: np.sign(np.median(v[oedema]) - np.median(v[brain & ~oedema])) for m, v in volumes.items()}
+    """+1 where oedema is more than 10 % brighter than the rest of the brain (medians), -1 darker, else 0."""
+    ratios = {m: np.median(v[oedema]) / np.median(v[brain & ~oedema]) for m, v in volumes.items()}
+    return {m: int(ratio > 1.1) - int(ratio < 0.9) for m, ratio in ratios.items()}
 
 
 @pytest.mark.parametrize("case", ["TCGA-DU-7294", "TCGA-FG-6692"])
