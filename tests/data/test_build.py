@@ -28,10 +28,12 @@ FINAL = ["cohort.json", "masks.npy", "patients.csv", "slices.csv", "slices.npy"]
 TESTS = Path(__file__).resolve().parents[1]
 # Runs in a process of its own, to be killed: argv = folder, workers.
 SLOW_BUILD = """
+import signal
 import sys
 from subjects import TinyCase
 from mrtutor.data.build import build_cohort
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with SIGINT ignored
     cases = [TinyCase(n, seconds=0 if n < 2 else 600) for n in range(4)]
     build_cohort(cases, sys.argv[1], {"source": "test", "seed": 0}, workers=int(sys.argv[2]), progress=False)
 """

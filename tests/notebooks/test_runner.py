@@ -104,7 +104,7 @@ def test_kept_outputs_carry_no_papermill_and_no_widgets(tmp_path: Path) -> None:
 
 def test_kept_pictures_are_smaller_and_alike(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
-    noisy = np.stack([ramp, ramp, ramp], axis=-1) ^ np.random.default_rng(0).integers(0, 4, (256, 256, 1), np.uint8)
+    noisy = np.stack([ramp] * 3, axis=-1) ^ np.random.default_rng(0).integers(0, 4, (256, 256, 3), np.uint8)
     png = io.BytesIO()
     Image.fromarray(noisy).save(png, "PNG")
     data = {"image/png": base64.b64encode(png.getvalue()).decode()}
@@ -114,7 +114,7 @@ def test_kept_pictures_are_smaller_and_alike(tmp_path: Path) -> None:
     kept = nbformat.read(tmp_path / "kept.ipynb", as_version=4).cells[0].outputs[0].data["image/png"]
     assert len(kept) < 0.7 * len(data["image/png"])
     again = np.asarray(Image.open(io.BytesIO(base64.b64decode(kept))).convert("RGB")).astype(int)
-    assert np.abs(again - noisy).max() <= 8
+    assert np.abs(again - noisy).mean() < 3
 
 
 def test_the_command_line_runs_in_place_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
