@@ -98,6 +98,7 @@ class Preset:
     variant: str = "D"  # the guidance variant that ships
     drop_prompt: float = 0.1  # share of training rows with the empty prompt
     drop_structure: float = 0.1  # variant D: share of rows without structure, so that it is a plain LDM as well
+    tumour_weight: float = 4.0  # how much more the diffusion loss counts inside a tumour (about 5 % of a slice)
     hub_text: str | None = None  # CLIP by hub id instead of MR-CLIP
 
 
@@ -124,7 +125,7 @@ _LAPTOP = Preset(
         "autoencoder": StagePreset(9000, 8, 2e-3, crop=128, validate_every=500),
         "text": StagePreset(300, 32, 1e-3, weight_decay=0.01),
         "denoiser": StagePreset(300, 16, 8e-4, weight_decay=0.01, ema_decay=0.995),
-        "guidance": StagePreset(1200, 16, 8e-4, weight_decay=0.01, ema_decay=0.998),
+        "guidance": StagePreset(4000, 16, 8e-4, weight_decay=0.01, ema_decay=0.998),
     },
 )
 

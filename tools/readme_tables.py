@@ -23,6 +23,7 @@ FIGURES = (
     ("IDH type read from a sequence", "prompt", "idh_accuracy", "cohort", "idh_accuracy_cohort"),
     ("Edge F1 with the mask", "structure", "D", "attainable", "attainable"),
     ("Edge F1 with another patient's mask", "structure", "null", None, None),
+    ("A drawn tumour brightens what it encloses (FLAIR, T2)", "tumour", "brightening", "true tumours", "cohort"),
 )
 
 

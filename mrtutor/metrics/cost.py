@@ -11,7 +11,6 @@ Axes: B batch · H, W image pixels (256) · h, w latent pixels (32).
 
 import copy
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from mrtutor.data.cohort import Cohort
@@ -30,6 +30,7 @@ from mrtutor.models.text import encode_prompts
 from mrtutor.sampling.pipeline import MRPipeline
 from mrtutor.sampling.precision import autocast, autocast_dtype
 from mrtutor.training.batches import idh_index
+from mrtutor.training.logs import peak_memory_mib
 from mrtutor.training.loop import step_generator
 from mrtutor.training.objectives import DiffusionObjective
 from mrtutor.vocabulary import IDH, Modality, prompt
@@ -115,7 +116,7 @@ def sampling_cost(pipe: MRPipeline, repeats: int = 3, ordinary_steps: int = 10) 
         "default_s": estimate(seconds(lambda: pipe.sequence("wild", structure), repeats)),
         "ddim100_s": estimate(seconds(lambda: pipe.sequence("wild", structure, num_inference_steps=100), 1)),
     }
-    figures["peak_mib"] = estimate([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
+    figures["peak_mib"] = estimate([peak_memory_mib()])
     few = ordinary_steps
     ours = seconds(lambda: our_sequence(pipe, "wild", structure, 0, few), repeats)
     plain = in_default_layout(pipe)
@@ -176,7 +177,11 @@ def training_ratio(pipe: MRPipeline, cohort: Cohort, batch: int = 16, rounds: in
     networks = [
         copy.deepcopy(pipe.unet).train().to(memory_format=f) for f in (torch.channels_last, torch.contiguous_format)
     ]
-    fast, plain = [(n, torch.optim.AdamW(n.parameters(), lr=0.0)) for n in networks]  # rate 0: they stay equal
+    networks[0].set_attn_processor(AttnProcessor())  # as `mrtutor.training.stages` does on a CPU
+    fast, plain = [  # rate 0: they stay equal
+        (n, torch.optim.AdamW(n.parameters(), lr=0.0, fused=fused))
+        for n, fused in zip(networks, (True, False), strict=True)
+    ]
     ratios = []
     for i in range(rounds + 1):
         cached = batch_of(i, None)

@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mrtutor.data.cohort import Cohort
+from mrtutor.data.compose import Ellipse, brain_hull, compose_structure, ellipse_mask
 from mrtutor.data.paraphrases import paraphrases
 from mrtutor.data.structure import canny
 from mrtutor.metrics.correspondence import FIGURES, sequence_correspondence
@@ -124,3 +125,62 @@ def memory(cohort: Cohort, sequences: np.ndarray, cases: Cases) -> dict[str, dic
         figures["held_out"].append(nearest_distance(cases.images[:, m], references)[0])
     patients = np.tile(cases.patients, len(Modality))
     return {name: estimate(np.concatenate(values), patients) for name, values in figures.items()}
+
+
+@dataclass(frozen=True)
+class MovedTumour:
+    """One anatomy with a tumour drawn on its left and one drawn on its right, mirror images of each other."""
+
+    left: np.ndarray  # (H, W) uint8, structure map
+    right: np.ndarray
+    left_area: np.ndarray  # (H, W) bool, inside the drawn outline
+    right_area: np.ndarray
+
+
+def moved_tumour(edges: np.ndarray, tumour: np.ndarray, width: float = 44.0, height: float = 36.0) -> MovedTumour:
+    """Take the anatomy's own tumour out and draw an ellipse in, once on either side of its middle.
+
+    Args:
+        edges: (H, W), any non-zero value an edge.
+        tumour: (H, W), any non-zero value tumour.
+        width, height: axes of the ellipse in pixels.
+    """
+    rows, columns = np.nonzero(brain_hull(edges))
+    y, middle = float(rows.mean()) - 8, float(columns.mean())
+    offset = 0.25 * np.ptp(columns)
+    ellipses = [Ellipse(middle + side * offset, y, width, height) for side in (-1, 1)]
+    maps = [compose_structure(edges, tumour, ellipse) for ellipse in ellipses]
+    return MovedTumour(*maps, *(ellipse_mask(ellipse) for ellipse in ellipses))
+
+
+def tumour_movement(pipeline, cases: Cases, *, count: int = 32, seed: int = 0) -> dict[str, dict]:
+    """Does a tumour drawn elsewhere in the structure move the tumour? FLAIR and T2, same noise, same sentence.
+
+    For each case the brightness inside the left area, minus that inside the right one, is taken from the picture with
+    the tumour on the left and from the picture with the tumour on the right; their difference, halved, is by how much
+    a tumour's outline brightens what it encloses.
+
+    Returns:
+        brightening: mean of that half difference, image units (0 to 1); 0 if the outline moved nothing.
+        moved: share of the cases in which it is positive; 0.5 by chance.
+        cohort: how much brighter than the rest of the brain a true tumour is, in the same slices: the aim.
+    """
+    chosen = spread(np.arange(len(cases)), count)
+    bright = [list(Modality).index(m) for m in (Modality.FLAIR, Modality.T2)]
+    gain, aim = [], []
+    for i in chosen:
+        pair = moved_tumour(cases.structures[i], cases.masks[i])
+        contrast = []
+        for structure in (pair.left, pair.right):
+            drawn = pipeline.sequence(cases.idh[i], structure, seed=seed + int(i), modalities=("FLAIR", "T2"))
+            picture = torch.stack(list(drawn.values())).numpy().mean(axis=0)
+            contrast.append(picture[pair.left_area].mean() - picture[pair.right_area].mean())
+        gain.append((contrast[0] - contrast[1]) / 2)
+        true, inside = cases.images[i, bright].mean(axis=0), cases.masks[i] > 0
+        aim.append(true[inside].mean() - true[(true > 0) & ~inside].mean())
+    gain, patients = np.array(gain), cases.patients[chosen]
+    return {
+        "brightening": estimate(gain, patients),
+        "moved": estimate((gain > 0).astype(float), patients),
+        "cohort": estimate(aim, patients),
+    }

@@ -69,6 +69,7 @@ def evaluate_weights(
         "autoencoder": autoencoder_figures,
         "prompt": prompt_figures,
         "structure": structure_figures,
+        "tumour": lambda e: generation.tumour_movement(e.pipeline, e.cases, seed=e.seed),
         "sequence": sequence_figures,
         "memory": lambda e: generation.memory(e.cohort, e.sequences, e.cases),
         "diversity": diversity_figures,

@@ -91,7 +91,7 @@ def _figures_table(results: dict) -> str:
         "| figure | value | 95 % interval | N |",
         "|---|---|---|---|",
     ]
-    for section in ("autoencoder", "prompt", "structure", "sequence", "memory", "diversity", "cost"):
+    for section in ("autoencoder", "prompt", "structure", "sequence", "tumour", "memory", "diversity", "cost"):
         lines += _rows(section, results.get(section, {}))
     return "\n".join(lines)
 

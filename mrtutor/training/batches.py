@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
@@ -91,7 +92,8 @@ class LatentBatches:
     """Cached latents with sentence and structure.
 
     One structure serves a whole sequence, so the edges come from a *random* modality of the slice, whichever modality
-    is to be drawn. A batch: latent (B, 4, h, w), text (B, L, D), structure (B, 1, H, W) in {0, 1}, modality, idh.
+    is to be drawn. A batch: latent (B, 4, h, w), text (B, L, D), structure (B, 1, H, W) in {0, 1}, modality, idh,
+    tumour (B, 1, h, w): the share of tumour in each latent pixel, for the loss alone.
     """
 
     cohort: Cohort
@@ -114,6 +116,8 @@ class LatentBatches:
         idh = idh_index(self.cohort, rows)
         latent = torch.from_numpy(np.asarray(self.latents[rows, modality.numpy()], dtype=np.float32))
         batch = {"latent": latent, "text": self.prompts.canonical(modality, idh), "modality": modality, "idh": idh}
+        tumour = torch.from_numpy(np.asarray(self.cohort.masks[rows]) > 0)[:, None].float()
+        batch["tumour"] = F.adaptive_avg_pool2d(tumour, latent.shape[-2:])
         if self.with_structure:
             edges = np.stack([canny(self.cohort.images[r, m]) for r, m in zip(rows, edges_of.tolist(), strict=True)])
             batch["structure"] = torch.from_numpy(edges > 0)[:, None].float()

@@ -1,6 +1,8 @@
 """Training logs: one CSV that pandas and a reader's eye can open, and TensorBoard events beside it."""
 
 import csv
+import re
+import resource
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -60,3 +62,13 @@ class Log:
             self.writer.writerow([step, split, name, f"{value:.6g}"])
             self.board.add_scalar(f"{split}/{name}", value, step)
         self.file.flush()
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, in MiB.
+
+    Linux's VmHWM counts this program alone; `ru_maxrss` also counts what the process that started it held.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024

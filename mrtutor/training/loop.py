@@ -6,7 +6,6 @@ all processes: two processes see what one process sees that accumulates twice as
 """
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from tqdm.auto import tqdm
 from mrtutor.files import write_json
 from mrtutor.presets import StagePreset
 from mrtutor.training.checkpoint import load_checkpoint, save_checkpoint
-from mrtutor.training.logs import Log
+from mrtutor.training.logs import Log, peak_memory_mib
 from mrtutor.training.objectives import Objective
 
 Batches = Callable[[int, Generator], dict[str, Tensor]]
@@ -119,7 +118,7 @@ def fit(
     model = stage.model.to(memory_format=torch.channels_last).train()
     groups = stage.groups or [{"params": list(model.parameters()), "lr": settings.learning_rate}]
     optimizer = torch.optim.AdamW(
-        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, settings.beta2)
+        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, settings.beta2), fused=True
     )
     rates = [group["lr"] for group in optimizer.param_groups]
     wrapped, optimizer = accelerator.prepare(_Step(model, stage.objective), optimizer)
@@ -218,6 +217,6 @@ def _restore(state: dict, model: nn.Module, optimizer: torch.optim.Optimizer, em
 
 def _write_cost(folder: Path, steps: int, seconds: float) -> None:
     """What the stage took: wall-clock seconds over all resumed pieces, and the process's peak memory."""
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    cost = {"steps": steps, "seconds": round(seconds, 1), "peak_mib": round(memory), "threads": torch.get_num_threads()}
+    cost = {"steps": steps, "seconds": round(seconds, 1), "peak_mib": round(peak_memory_mib())}
+    cost["threads"] = torch.get_num_threads()
     write_json(folder / "cost.json", cost)

@@ -57,10 +57,12 @@ def velocity(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
 
 
-def min_snr_weight(alpha_bar: Tensor, prediction: str, gamma: float = 5.0, floor: float = 0.05) -> Tensor:
+def min_snr_weight(alpha_bar: Tensor, prediction: str, gamma: float = 5.0, floor: float = 0.5) -> Tensor:
     """min-SNR-γ loss weight (Hang et al., ICCV 2023): min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR + 1) for v.
 
-    At zero terminal SNR the v-weight is 0 and the very first sampling step would never be trained; `floor` keeps it.
+    The v-weight falls to 0 with the SNR. But what a sentence and a structure decide (which contrast, what fills an
+    outline) is decided where noise is strong, and at zero terminal SNR the very first sampling step would never be
+    trained: `floor` keeps those noise levels.
     """
     snr = alpha_bar / (1 - alpha_bar).clamp(min=1e-8)
     clipped = snr.clamp(max=gamma)
@@ -74,7 +76,8 @@ class DiffusionObjective:
 
     With `unet` given, that U-Net is frozen and `model` is the guidance network (A-C); otherwise `model` is the
     U-Net itself (the plain LDM, or variant D).
-    batch: {"latent": (B, 4, h, w), "text": (B, L, D), "structure": (B, 1, H, W) in {0, 1}, unless NONE}.
+    batch: {"latent": (B, 4, h, w), "text": (B, L, D), "structure": (B, 1, H, W) in {0, 1}, unless NONE,
+    "tumour": (B, 1, h, w), optional, the share of tumour in each latent pixel}.
     """
 
     scheduler: DDIMScheduler
@@ -82,6 +85,9 @@ class DiffusionObjective:
     unet: UNet2DConditionModel | None = None
     autoencoder: AutoencoderKL | None = None  # only for variant C
     drop_structure: float = 0.0  # share of rows whose structure is empty, so that D can also draw without one
+    # How much more an error inside a tumour counts. Where neither noise nor structure tells whether there is one, the
+    # minimiser leans towards a tumour; where they do, it stays the mean.
+    tumour_weight: float = 0.0
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor], generator: Generator) -> tuple[Tensor, Logs]:
         latents = batch["latent"]
@@ -107,9 +113,10 @@ class DiffusionObjective:
             batch["text"],
             self._condition(batch, generator),
         )
-        error = (predicted.float() - target).square().mean(dim=(1, 2, 3))
-        weighted = (min_snr_weight(alpha_bar, prediction) * error).mean()
-        return weighted, {"error": error.mean().detach()}
+        squares = (predicted.float() - target).square()
+        emphasis = 1 + self.tumour_weight * batch["tumour"] if "tumour" in batch else 1
+        weighted = min_snr_weight(alpha_bar, prediction) * (emphasis * squares).mean(dim=(1, 2, 3))
+        return weighted.mean(), {"error": squares.mean().detach()}
 
     def _condition(self, batch: dict[str, Tensor], generator: Generator | None) -> Tensor | None:
         if self.variant is Variant.NONE:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from mrtutor.data.cohort import Cohort
@@ -160,7 +161,7 @@ def latent_batches(run: Run, with_structure: bool) -> LatentBatches:
 
 
 def _denoiser(run: Run) -> Stage:
-    objective = DiffusionObjective(build_scheduler())
+    objective = DiffusionObjective(build_scheduler(), tumour_weight=run.preset.tumour_weight)
     unet = build_denoiser(run.preset.denoiser, run.preset.text.hidden)
     return _diffusion_stage(run, "denoiser", unet, objective, latent_batches(run, with_structure=False))
 
@@ -170,13 +171,20 @@ def _guidance(run: Run, variant: Variant) -> Stage:
     batches = latent_batches(run, with_structure=True)
     if variant is Variant.D:  # the whole U-Net goes on training, with the structure among its inputs
         wide = widen_input(unet, STRUCTURE_CHANNELS)
-        objective = DiffusionObjective(build_scheduler(), variant, drop_structure=run.preset.drop_structure)
+        objective = DiffusionObjective(
+            build_scheduler(),
+            variant,
+            drop_structure=run.preset.drop_structure,
+            tumour_weight=run.preset.tumour_weight,
+        )
         return _diffusion_stage(run, "guidance", wide, objective, batches)
     frozen = unet.requires_grad_(False).eval().to(run.device, memory_format=torch.channels_last)
     autoencoder = None
     if variant is Variant.C:
         autoencoder = AutoencoderKL.from_pretrained(run.component("autoencoder")).requires_grad_(False).to(run.device)
-    objective = DiffusionObjective(build_scheduler(), variant, frozen, autoencoder)
+    objective = DiffusionObjective(
+        build_scheduler(), variant, frozen, autoencoder, tumour_weight=run.preset.tumour_weight
+    )
     guidance = build_guidance(unet, variant).requires_grad_(True)
     if variant is Variant.A:  # its skip residuals lead nowhere, and several processes may not wait for their gradients
         guidance.controlnet_down_blocks.requires_grad_(False)
@@ -188,6 +196,8 @@ def _guidance(run: Run, variant: Variant) -> Stage:
 def _diffusion_stage(
     run: Run, name: str, model: nn.Module, objective: DiffusionObjective, batches: LatentBatches
 ) -> Stage:
+    if run.device == "cpu":  # a tenth faster there than torch's fused attention, whose backward pass is slow
+        model.set_attn_processor(AttnProcessor())
     validation = DiffusionValidation(objective, batches, validation_rows(run.cohort, 64), run.precision)
     return Stage(name, model, objective, batches, run.settings(name), validate=validation)
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mrtutor.data.export import NOTICE
-from mrtutor.ui.compose import Ellipse
+from mrtutor.data.compose import Ellipse
 from mrtutor.vocabulary import IDH, Modality, prompt
 
 MENUS, SENTENCE = "menus", "sentence"

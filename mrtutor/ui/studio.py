@@ -1,7 +1,7 @@
 """The studio: a panel of core ipywidgets that asks for a sequence, shows it, and saves it.
 
 `Studio(pipe)` in the last line of a cell shows the panel; the same object drives Voilà's page and the tests. What is
-asked for is checked by `mrtutor.ui.request`, masks are composed by `mrtutor.ui.compose`, the panel's parts are built
+asked for is checked by `mrtutor.ui.request`, masks are composed by `mrtutor.data.compose`, the panel's parts are built
 by `mrtutor.ui.panel`. Images are (256, 256) floats in [0, 1]. Every picture is synthetic; none serves a diagnosis.
 """
 
@@ -20,7 +20,7 @@ from mrtutor.data.export import NOTICE, save_nifti_slice, save_png
 from mrtutor.data.structure import SIZE, validate_structure
 from mrtutor.sampling.pipeline import MRPipeline
 from mrtutor.ui import panel
-from mrtutor.ui.compose import Ellipse, compose_structure
+from mrtutor.data.compose import Ellipse, compose_structure
 from mrtutor.ui.request import four_sentences, read_upload
 from mrtutor.vocabulary import Modality, prompt
 

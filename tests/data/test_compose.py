@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mrtutor.data.structure import validate_structure
-from mrtutor.ui.compose import (
+from mrtutor.data.compose import (
     Ellipse,
     brain_hull,
     compose_structure,
