@@ -13,8 +13,8 @@ import ipywidgets as w
 import numpy as np
 from PIL import Image
 
-from mrtutor.data.export import NOTICE
 from mrtutor.data.compose import Ellipse
+from mrtutor.data.export import NOTICE
 from mrtutor.vocabulary import IDH, Modality, prompt
 
 MENUS, SENTENCE = "menus", "sentence"

@@ -15,12 +15,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mrtutor.data.compose import Ellipse, compose_structure
 from mrtutor.data.examples import Example, example_names, load_example
 from mrtutor.data.export import NOTICE, save_nifti_slice, save_png
 from mrtutor.data.structure import SIZE, validate_structure
 from mrtutor.sampling.pipeline import MRPipeline
 from mrtutor.ui import panel
-from mrtutor.data.compose import Ellipse, compose_structure
 from mrtutor.ui.request import four_sentences, read_upload
 from mrtutor.vocabulary import Modality, prompt
 
