@@ -7,14 +7,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PRESET ?= laptop
 WORKERS ?= 2
+STUDY ?= outputs/reader_study
 BIN := .venv/bin
 READY := .venv/.ready
 RUNNER := $(BIN)/python tests/notebooks/runner.py
 
-.PHONY: help run test simulate train notebooks studio student instructor lint clean
+.PHONY: help run test simulate train notebooks studio reader-study student instructor lint clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # The stamp is written last: an interrupted set-up is repeated, a finished one is not.
 $(READY): requirements.lock pyproject.toml
@@ -50,6 +51,10 @@ notebooks: $(READY)  ## run every chapter with its own parameters and keep the o
 
 studio: $(READY)  ## the studio as a web page on 127.0.0.1
 	@MRTUTOR_STUDIO_WEIGHTS=$(PRESET) $(BIN)/voila notebooks/studio.ipynb --Voila.ip=127.0.0.1
+
+reader-study: $(READY)  ## the reader study on 127.0.0.1; COHORT=folder for slices of your own cohort
+	@$(BIN)/python -m mrtutor.study --weights $(PRESET) --out $(STUDY) $(if $(COHORT),--cohort "$(COHORT)")
+	@MRTUTOR_STUDY=$(STUDY) $(BIN)/voila notebooks/reader_study.ipynb --Voila.ip=127.0.0.1
 
 student: $(READY)  ## chapters without outputs and solutions, in outputs/student
 	@$(BIN)/python tools/handout.py student

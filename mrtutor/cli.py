@@ -82,26 +82,42 @@ def simulate(
 @app.command()
 @plain_errors
 def prepare(
-    folders: Annotated[list[Path], typer.Argument(help="Case folders, or folders of case folders.")],
-    source: Annotated[str, typer.Option(help="Layout: 'folder', files that end in _flair, _t1 ….")] = "folder",
-    labels: Annotated[Path | None, typer.Option(help="CSV with columns subject_id, idh.")] = None,
+    folders: Annotated[list[Path], typer.Argument(help="Folders of cases, or a public cohort as downloaded.")],
+    source: Annotated[
+        str,
+        typer.Option(help="Layout: folder (files end in _flair, _t1 …), ucsf-pdgm, brats-2021, brats-2023, upenn-gbm."),
+    ] = "folder",
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of IDH types: columns subject_id, idh, or the cohort's own table.")
+    ] = None,
     idh: Annotated[str | None, typer.Option(help="IDH type of every case: mutant or wild.")] = None,
     out: Out = Path("outputs/cohort"),
     workers: Workers = WORKERS,
 ) -> None:
     """Prepare real four-sequence cases (skull-stripped, segmented NIfTI) as a cohort."""
     from mrtutor.data.build import build_cohort
+    from mrtutor.data.public import public_cases, read_table
+    from mrtutor.data.public_layouts import layout_of
     from mrtutor.data.sources import folder_cases
 
-    if source != "folder":
-        raise ValueError(f"Unknown source {source!r}: expected 'folder'.")
-    _say(build_cohort(folder_cases(folders, labels, idh), out, {"source": source}, workers), "real")
+    if source == "folder":
+        cases = folder_cases(folders, labels, idh)
+    else:
+        cases = public_cases(folders, source, labels, idh)
+        if labels is not None:
+            typer.echo(f"Table: {read_table(layout_of(source), labels)}; {len(cases)} exam(s) on disk.")
+    _say(build_cohort(cases, out, {"source": source}, workers), "real")
 
 
 def _say(report: object, kind: str) -> None:
-    """The skipped cases, then one line: what happened and where it lies."""
+    """The skipped cases, their reasons counted, then one line: what happened and where it lies."""
+    from mrtutor.data.skipped import count_reasons
+
     for case, reason in report.skipped:
         typer.echo(f"Skipped {case}: {reason}", err=True)
+    if report.skipped:
+        counts = ", ".join(f"{count} {why}" for why, count in count_reasons(report.skipped).items())
+        typer.echo(f"Skipped by reason: {counts}.", err=True)
     verb = "Already complete" if report.already_complete else "Done"
     typer.echo(
         f"{verb}: {report.slices} slices of {report.patients} {kind} patients in {report.path}"

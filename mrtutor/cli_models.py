@@ -16,7 +16,7 @@ PresetName = Annotated[str, typer.Option(help="smoke, laptop, colab or paper.")]
 @app.command()
 @plain_errors
 def train(
-    stage: Annotated[str, typer.Argument(help="autoencoder, text, denoiser, guidance, or all.")],
+    stage: Annotated[str, typer.Argument(help="autoencoder, text, denoiser, guidance, all of these, or stylegan2.")],
     preset: PresetName = "laptop",
     cohort: CohortFolder = Path("outputs/cohort"),
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default outputs/PRESET.")] = None,
@@ -25,19 +25,32 @@ def train(
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    text_encoder: Annotated[str | None, typer.Option(help="A CLIP, frozen, instead of ours: folder or hub id.")] = None,
+    unet: Annotated[str | None, typer.Option(help="A U-Net the denoiser starts from: folder or hub id.")] = None,
+    vae: Annotated[str | None, typer.Option(help="An autoencoder, frozen, instead of ours: folder or hub id.")] = None,
 ) -> None:
     """Train one stage, or all in order, and save its component in the run's folder."""
     from mrtutor.data.cohort import Cohort
     from mrtutor.models.guidance import Variant
+    from mrtutor.models.hub import HubSources
     from mrtutor.presets import load_preset
     from mrtutor.training import stages
 
-    folder = out or Path("outputs") / preset
-    run = stages.Run(load_preset(preset), Cohort.open(cohort), folder, seed, device, steps)
+    folder, hub = out or Path("outputs") / preset, HubSources(text_encoder, unet, vae)
+    run = stages.Run(load_preset(preset), Cohort.open(cohort), folder, seed, device, steps, hub)
+    if stage == "stylegan2":
+        from mrtutor.baselines.gan_training import train_stylegan2
+
+        path = train_stylegan2(run, resume=resume)
+        typer.echo(f"Done: stylegan2 trained in {path}; log and sheets in {folder / 'runs'}.")
+        return
     chosen = Variant(variant) if variant else None
     for name in stages.STAGES if stage == "all" else [stage]:
         path = stages.train(run, name, variant=chosen, resume=resume)
-        typer.echo(f"Done: {name} trained in {path}; log and sheets in {folder / 'runs'}.")
+        if name in run.given:
+            typer.echo(f"Done: {name} taken from {run.given[name]} to {path}; nothing was trained.")
+        else:
+            typer.echo(f"Done: {name} trained in {path}; log and sheets in {folder / 'runs'}.")
 
 
 @app.command()
@@ -55,6 +68,19 @@ def pack(
 
     size = pack_run(run, out, preset=preset, variant=variant, device=device, results=results)
     typer.echo(f"Done: pipeline of {size / 2**20:.1f} MiB in {out}.")
+
+
+@app.command()
+@plain_errors
+def push(
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub; made if it is new.")],
+    folder: Annotated[Path, typer.Option(help="What `mrtutor pack` wrote.")] = Path("data/pretrained/laptop"),
+    public: Annotated[bool, typer.Option("--public", help="A new repository is seen by everybody.")] = False,
+) -> None:
+    """Upload a packed pipeline with its model card; needs a token that may write (`hf auth login`, or HF_TOKEN)."""
+    from mrtutor.models.hub import push_to_hub
+
+    typer.echo(f"Done: {folder} uploaded to {push_to_hub(folder, repository, private=not public)}.")
 
 
 @app.command()
@@ -105,33 +131,84 @@ def sample(
 @app.command()
 @plain_errors
 def evaluate(
-    quick: Annotated[bool, typer.Option("--quick", help="The figures of the model card.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the figures of the model card.")] = False,
+    variants: Annotated[int | None, typer.Option(min=1, help="Only compare guidance variants, STEPS each.")] = None,
     pipeline: Annotated[str, typer.Option(help="Name or folder of the weights.")] = "laptop",
     cohort: CohortFolder = Path("outputs/cohort"),
+    count: Annotated[int | None, typer.Option(min=8, help="Sequences; default 500, with --quick 100.")] = None,
+    stylegan2: Annotated[Path | None, typer.Option(help="StyleGAN2 baseline.")] = None,
+    ldm: Annotated[Path | None, typer.Option(help="Plain LDM; default ours without structure.")] = None,
+    paper_variant: Annotated[Path | None, typer.Option(help="Pipeline of the paper's variant A.")] = None,
+    clip: Annotated[Path | None, typer.Option(help="A hub CLIP (ViT-B/16) as a second judge of prompts.")] = None,
     reader: Annotated[Path, typer.Option(help="Independent reader; trained here if missing.")] = Path("outputs/reader"),
-    count: Annotated[int, typer.Option(min=2, help="Sequences.")] = 100,
+    draws: Annotated[Path, typer.Option(help="Where drawn sequences are kept.")] = Path("outputs/evaluation"),
+    run: Annotated[Path, typer.Option(help="With --variants: the training run.")] = Path("outputs/laptop"),
+    preset: PresetName = "laptop",
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Report.")] = Path("data/results/weights.json"),
+    out: Annotated[Path | None, typer.Option(help="Report; default data/results/….json.")] = None,
     device: Annotated[str, typer.Option(help="What trained the weights, for the record.")] = "2 CPU cores",
     real: Annotated[list[Path] | None, typer.Option(help="Folder of a real case, for the autoencoder.")] = None,
 ) -> None:
-    """Measure weights on the cohort's test patients; every figure with its null or ceiling."""
+    """Measure models on the cohort's test patients: Tables 1, 2 and 3, every figure with its null or ceiling."""
     from mrtutor.data.cohort import Cohort
     from mrtutor.metrics.reader import train_reader
-    from mrtutor.metrics.weights import evaluate_weights
+
+    if quick and variants:
+        raise ValueError("Expected --quick or --variants, got both: run one after the other.")
+    name = "variants" if variants else "weights" if quick else "evaluation"
+    opened, out = Cohort.open(cohort), out or Path("data/results") / f"{name}.json"
+    if variants:
+        from mrtutor.metrics.variants import compare_variants
+        from mrtutor.presets import load_preset
+        from mrtutor.training.stages import Run
+
+        work = Run(load_preset(preset), opened, run, seed)
+        report = compare_variants(work, variants, count=count or 50, output=out)
+    elif quick:
+        from mrtutor.metrics.weights import evaluate_weights
+        from mrtutor.sampling.pretrained import load_pretrained
+
+        weights = load_pretrained(pipeline)
+        options = {"count": count or 100, "seed": seed, "trained_on": device, "real": real or ()}
+        report = evaluate_weights(weights, opened, train_reader(opened, reader), out, **options)
+    else:
+        from mrtutor.metrics import evaluation
+        from mrtutor.metrics.features import load_features
+
+        models, references = _samplers(pipeline, opened, ldm=ldm, paper_variant=paper_variant, stylegan2=stylegan2)
+        judges, features = _judges(clip), load_features()
+        options = {"count": count or 500, "swaps": min(count or 500, evaluation.MAX_SWAPS), "seed": seed}
+        options |= {"preset": pipeline, "references": references}
+        setting = evaluation.Setting(opened, models, train_reader(opened, reader), judges, features, **options)
+        report = evaluation.evaluate(setting, out, draws)
+    typer.echo(f"Done: {', '.join(k for k, v in report.items() if isinstance(v, dict) and k != 'of')} in {out}.")
+
+
+def _samplers(
+    pipeline: str, cohort: object, *, ldm: Path | None, paper_variant: Path | None, stylegan2: Path | None
+) -> tuple[dict, dict]:
+    """The models that are evaluated, ours first; and what is no model but stands beside them."""
+    from mrtutor.files import CHECKSUMS, sha256
+    from mrtutor.metrics.draws import Sampler, pipeline_sampler, reconstruction_sampler
     from mrtutor.sampling.pretrained import load_pretrained
 
-    if not quick:
-        raise ValueError("Only `mrtutor evaluate --quick` exists so far: add --quick.")
-    opened = Cohort.open(cohort)
-    report = evaluate_weights(
-        load_pretrained(pipeline),
-        opened,
-        train_reader(opened, reader),
-        out,
-        count=count,
-        seed=seed,
-        trained_on=device,
-        real=real or (),
-    )
-    typer.echo(f"Done: {', '.join(k for k, v in report.items() if isinstance(v, dict))} measured, in {out}.")
+    ours = load_pretrained(pipeline)
+    samplers = {"ours": pipeline_sampler(ours)}
+    samplers["ldm"] = pipeline_sampler(load_pretrained(ldm) if ldm else ours, structure=False)
+    if paper_variant:
+        samplers["variant_A"] = pipeline_sampler(load_pretrained(paper_variant))
+    if stylegan2:
+        from mrtutor.baselines.stylegan2 import load_stylegan2
+
+        gan = load_stylegan2(stylegan2)
+        key = sha256(stylegan2 / CHECKSUMS)[:12]
+        samplers["stylegan2"] = Sampler(key, lambda order: gan.sequences([order.idh], order.seed)[0])
+    return samplers, {"reconstruction": reconstruction_sampler(ours, cohort)}
+
+
+def _judges(clip: Path | None) -> dict:
+    """CLIPs that score prompts: the shipped one, then the one from the hub where given."""
+    from mrtutor.metrics.clip_score import load_hub_scorer, load_scorer
+
+    judges = [load_scorer(), *([load_hub_scorer(clip)] if clip else [])]
+    return {judge.name: judge for judge in judges}

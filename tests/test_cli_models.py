@@ -1,13 +1,18 @@
 """The commands train, pack, sample, examples and evaluate: the whole path on tiny models, and mistakes in one line."""
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 from subjects import write_case
 from typer.testing import CliRunner
 
 import mrtutor.cli_models  # noqa: F401 - its commands join the app
 from mrtutor.cli import app
+from mrtutor.metrics import evaluation, reader
+from mrtutor.metrics.draws import held_out_rows, orders
 from tests.cohorts import write_tiny_cohort
 
 
@@ -53,8 +58,39 @@ def test_mistakes_are_one_line(cohort: Path, tmp_path: Path) -> None:
     refused(run("sample"), "--subject", "--structure")
     refused(run("sample", "--subject", tmp_path, "--pipeline", "nobody"), "No weights 'nobody'")
     refused(run("sample", "--structure", tmp_path / "no.png", "--pipeline", "smoke"), "No structure map")
-    refused(run("evaluate", "--cohort", cohort), "--quick")
+    refused(run("evaluate", "--quick", "--variants", 2, "--cohort", cohort), "--quick or --variants")
+    refused(run("evaluate", "--cohort", tmp_path / "none"), "No folder")
+    models = ("evaluate", "--cohort", cohort, "--out", tmp_path / "e.json", "--draws", tmp_path / "draws")
+    refused(run(*models, "--pipeline", "nobody"), "No weights 'nobody'")
+    refused(run(*models, "--pipeline", "smoke", "--ldm", tmp_path / "ldm"), "No weights")
+    refused(run(*models, "--pipeline", "smoke", "--clip", tmp_path / "clip"), "No CLIP in", "vit-base-patch16")
+    refused(run("evaluate", "--variants", 2, "--preset", "smoke", "--cohort", cohort, "--run", tmp_path), "is missing")
+    assert not (tmp_path / "e.json").exists() and not (tmp_path / "draws").exists()
     assert not (tmp_path / "w").exists() and not list(Path(tmp_path).rglob(".tmp-*"))
+
+
+def test_evaluate_hands_the_models_down(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed = []
+    monkeypatch.setattr(reader, "train_reader", lambda _, folder: f"reader of {folder}")
+    monkeypatch.setattr(evaluation, "evaluate", lambda *given: handed.append(given) or {"of": {}, "table2": {}})
+    gan = SimpleNamespace(sequences=lambda idh, seed: torch.full((len(idh), 4, 256, 256), 0.25))
+    baseline = ModuleType("mrtutor.baselines.stylegan2")
+    baseline.load_stylegan2 = lambda _: gan
+    monkeypatch.setitem(sys.modules, "mrtutor.baselines", ModuleType("mrtutor.baselines"))
+    monkeypatch.setitem(sys.modules, "mrtutor.baselines.stylegan2", baseline)
+    (tmp_path / "SHA256SUMS").write_text("")
+    options = ("--count", 8, "--seed", 3, "--out", tmp_path / "e.json", "--draws", tmp_path / "draws")
+    done = run("evaluate", "--cohort", cohort, "--pipeline", "smoke", "--stylegan2", tmp_path, *options)
+    assert done.exit_code == 0 and done.stdout.endswith(f"Done: table2 in {tmp_path / 'e.json'}.\n"), done.output
+    ((setting, out, draws),) = handed
+    assert (out, draws) == (tmp_path / "e.json", tmp_path / "draws")
+    assert (setting.count, setting.swaps, setting.seed, setting.preset) == (8, 8, 3, "smoke")
+    assert list(setting.samplers) == ["ours", "ldm", "stylegan2"] and list(setting.references) == ["reconstruction"]
+    assert [s.follows_structure for s in setting.samplers.values()] == [True, False, False]
+    (order,) = orders(setting.cohort, held_out_rows(setting.cohort, 1))
+    for sampler in (setting.samplers["stylegan2"], setting.references["reconstruction"]):
+        assert tuple(sampler.draw(order).shape) == (4, 256, 256)
+    setting.check()
 
 
 def test_examples(cohort: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -95,14 +96,39 @@ def read_folder(folder: str | Path, idh: IDH | str | None = None) -> tio.Subject
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder {folder}: expected the folder of one case with four NIfTI files.")
     files = find_files(folder)
-    images = {m: tio.ScalarImage(tensor=d[None], affine=a) for m in Modality for d, a in [_load(files[m])]}
+    recent = bool(re.search(r"[-_](t2f|t1n)\.nii", files[Modality.FLAIR].name.lower()))
+    return read_files(files, folder.resolve().name, idh, recent=recent)
+
+
+def read_files(
+    files: Mapping[str, str | Path],
+    subject_id: str,
+    idh: IDH | str | None = None,
+    source: str = "real",
+    recent: bool = False,
+) -> tio.Subject:
+    """Read the files of one case.
+
+    Args:
+        files: paths by modality and, where there is one, ``tumour``.
+        subject_id: name of the patient.
+        idh: its IDH type where known.
+        source: name of the cohort.
+        recent: labels are numbered as in BraTS 2023 and later, see `map_labels`.
+
+    Returns:
+        Subject with FLAIR, T1, T1Gd, T2 and, where given, ``tumour``.
+
+    Raises:
+        ValueError: a file is 2-D, unreadable, NaN or constant; grids differ; unknown labels.
+    """
+    images = {m: tio.ScalarImage(tensor=d[None], affine=a) for m in Modality for d, a in [_load(Path(files[m]))]}
     if "tumour" in files:
-        data, affine = _load(files["tumour"])
-        recent = bool(re.search(r"[-_](t2f|t1n)\.nii", files[Modality.FLAIR].name.lower()))
-        labels = map_labels(data, recent, files["tumour"].name)
-        images["tumour"] = tio.LabelMap(tensor=labels[None], affine=affine)
+        path = Path(files["tumour"])
+        data, affine = _load(path)
+        images["tumour"] = tio.LabelMap(tensor=map_labels(data, recent, path.name)[None], affine=affine)
     known = {} if idh is None else {"idh": str(IDH(idh))}
-    subject = tio.Subject(**images, **known, subject_id=folder.resolve().name, source="real")
+    subject = tio.Subject(**images, **known, subject_id=subject_id, source=source)
     check_subject(subject)
     return subject
 

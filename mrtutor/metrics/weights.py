@@ -72,8 +72,8 @@ def evaluate_weights(
         "tumour": lambda e: generation.tumour_movement(e.pipeline, e.cases, seed=e.seed),
         "sequence": sequence_figures,
         "memory": lambda e: generation.memory(e.cohort, e.sequences, e.cases),
-        "diversity": diversity_figures,
         "cost": cost_figures,
+        "diversity": diversity_figures,
     }
     for name, part in parts.items():
         if name not in report:

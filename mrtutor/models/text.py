@@ -88,18 +88,14 @@ def load_text_encoder(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]
 
     Args:
         source: a folder with `text_encoder/` and `tokenizer/` (a pipeline, a training run), a folder that holds both
-            in one (a saved CLIP), or the id of a CLIP on the Hugging Face hub, such as openai/clip-vit-large-patch14.
+            in one (a saved CLIP), or the id of either on the Hugging Face hub, such as openai/clip-vit-large-patch14.
 
     Raises:
         FileNotFoundError: no such folder, and the hub does not have it or cannot be reached; or no tokenizer in it.
         ValueError: a truncated weight file, or a tokenizer with tokens that the encoder has no embedding for.
     """
-    root = Path(source)
-    split = (root / "text_encoder").is_dir() and (root / "tokenizer").is_dir()
-    folders = (root / "text_encoder", root / "tokenizer") if split else (source, source)
     try:
-        encoder = CLIPTextModel.from_pretrained(folders[0])
-        tokenizer = CLIPTokenizer.from_pretrained(folders[1])
+        encoder, tokenizer = _read_both(source)
     except SafetensorError as error:
         raise ValueError(
             f"The weights of {str(source)!r} cannot be read ({error}): the file was truncated or altered; restore it."
@@ -119,6 +115,23 @@ def load_text_encoder(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]
             "embeddings: they do not belong together; save both from one run."
         )
     return encoder.eval().requires_grad_(False), tokenizer
+
+
+def _read_both(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """Encoder and tokenizer, which stand in one folder or in two sub-folders."""
+    root = Path(source)
+    if (root / "text_encoder").is_dir() and (root / "tokenizer").is_dir():
+        return CLIPTextModel.from_pretrained(root / "text_encoder"), CLIPTokenizer.from_pretrained(root / "tokenizer")
+    try:
+        return CLIPTextModel.from_pretrained(source), CLIPTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        if root.is_dir():
+            raise
+        try:  # perhaps a whole pipeline on the hub
+            encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder")
+            return encoder, CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
+        except (OSError, ValueError):
+            raise error from None
 
 
 @torch.no_grad()

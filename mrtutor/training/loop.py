@@ -153,7 +153,7 @@ def fit(
                 state = _snapshot(step + 1, model, optimizer, ema) | {"seconds": time.perf_counter() - began}
                 save_checkpoint(folder, state, fingerprint)
     if main:
-        _write_cost(folder, end, time.perf_counter() - began)
+        write_cost(folder, end, time.perf_counter() - began)
     accelerator.wait_for_everyone()  # what the main process wrote is there for all
     ema.copy_to(model.parameters())
     return model.eval()
@@ -215,7 +215,7 @@ def _restore(state: dict, model: nn.Module, optimizer: torch.optim.Optimizer, em
     return state["step"]
 
 
-def _write_cost(folder: Path, steps: int, seconds: float) -> None:
+def write_cost(folder: Path, steps: int, seconds: float) -> None:
     """What the stage took: wall-clock seconds over all resumed pieces, and the process's peak memory."""
     cost = {"steps": steps, "seconds": round(seconds, 1), "peak_mib": round(peak_memory_mib())}
     cost["threads"] = torch.get_num_threads()

@@ -5,7 +5,7 @@ Each reads what the earlier ones left in the run's folder and leaves a standard 
 Checkpoints, logs and sample sheets stand in `runs/<stage>/`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
+from transformers import CLIPTextConfig
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.data.paraphrases import paraphrases
@@ -22,6 +23,7 @@ from mrtutor.files import replace_folder
 from mrtutor.models.autoencoder import build_autoencoder, encode, set_latent_statistics
 from mrtutor.models.denoiser import build_denoiser, build_scheduler, widen_input
 from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant, build_guidance, exit_parameters
+from mrtutor.models.hub import INSTALL, HubSources, load_unet
 from mrtutor.models.text import build_clip, build_tokenizer, encode_prompts, load_text_encoder
 from mrtutor.presets import Preset, StagePreset
 from mrtutor.sampling.precision import autocast_dtype
@@ -46,6 +48,7 @@ class Run:
     seed: int = 0
     device: str = "cpu"
     steps: int | None = None  # overrides the preset's
+    hub: HubSources = field(default_factory=HubSources)  # components that are not trained from nothing
 
     @property
     def processes(self) -> PartialState:
@@ -56,6 +59,12 @@ class Run:
     def precision(self) -> torch.dtype:
         """Data type of autocast that is fastest on this device."""
         return autocast_dtype(self.device)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Stages that need no training, and where their component comes from."""
+        sources = {"autoencoder": self.hub.vae, "text": self.hub.text_encoder or self.preset.hub_text}
+        return {stage: source for stage, source in sources.items() if source}
 
     def settings(self, stage: str) -> StagePreset:
         """The stage's recipe, with the number of steps overridden if asked."""
@@ -80,6 +89,8 @@ class Run:
 def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool = False) -> Path:
     """Train one stage and save its component; returns the component's folder.
 
+    An autoencoder or a text encoder of `Run.hub` is copied instead of trained: both stay frozen (Eq. 1).
+
     Raises:
         ValueError: unknown stage, or variant NONE for the guidance stage.
         FileNotFoundError: an earlier stage has not run.
@@ -91,6 +102,11 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
         variant = Variant(variant or run.preset.variant)
         if variant is Variant.NONE:
             raise ValueError("The guidance stage needs a variant: A, B, C or D.")
+    if stage in run.given:
+        if run.processes.is_main_process:
+            INSTALL[stage](run.given[stage], run.folder)
+        run.processes.wait_for_everyone()
+        return run.folder / ("text_encoder" if stage == "text" else stage)
     name = f"guidance-{variant}" if stage == "guidance" else stage
     torch.manual_seed(run.seed)  # initial weights
     with run.processes.main_process_first():  # the others find the cached latents
@@ -140,7 +156,7 @@ def _text(run: Run) -> Stage:
 
 def prompt_table(run: Run) -> PromptTable:
     """Embeddings of the empty prompt and of every training paraphrase; the canonical sentence stands first."""
-    encoder, tokenizer = load_text_encoder(run.preset.hub_text or run.component("text_encoder").parent)
+    encoder, tokenizer = load_text_encoder(run.component("text_encoder").parent)
     sentences, rows = [""], {}
     for m, modality in enumerate(Modality):
         for i, idh in enumerate(IDH):
@@ -162,7 +178,8 @@ def latent_batches(run: Run, with_structure: bool) -> LatentBatches:
 
 def _denoiser(run: Run) -> Stage:
     objective = DiffusionObjective(build_scheduler(), tumour_weight=run.preset.tumour_weight)
-    unet = build_denoiser(run.preset.denoiser, run.preset.text.hidden)
+    width = CLIPTextConfig.from_pretrained(run.component("text_encoder")).hidden_size
+    unet = load_unet(run.hub.unet, width) if run.hub.unet else build_denoiser(run.preset.denoiser, width)
     return _diffusion_stage(run, "denoiser", unet, objective, latent_batches(run, with_structure=False))
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from mrtutor.data.structure import validate_structure
 from mrtutor.data.compose import (
     Ellipse,
     brain_hull,
@@ -12,6 +11,7 @@ from mrtutor.data.compose import (
     ellipse_outline,
     without_tumour,
 )
+from mrtutor.data.structure import validate_structure
 
 
 def ring(x: float, y: float, radius: float) -> np.ndarray:

@@ -1,0 +1,225 @@
+"""Table 1 of Kim et al., WACV 2024, and what it lacks: nulls, a floor, a machine's eye, memory, and a use.
+
+Every model comes as `sets[name]`, (n, 4, 256, 256) uint8 in the order of `Modality`, all drawn for the same `rows` (n,)
+of the cohort: structure, tumour mask and IDH word of sequence i are those of row `rows[i]`, a held-out patient's.
+Each function gives plain dicts for JSON, {"value", "ci95", "n"} at the leaves; intervals resample patients.
+
+Axes: n sequences · M = 4 modalities · D features · H, W image pixels (256).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mrtutor.data.cohort import Cohort
+from mrtutor.metrics import memorisation as memory
+from mrtutor.metrics import utility as segmentation
+from mrtutor.metrics.features import Features
+from mrtutor.metrics.frechet import RESAMPLES, distance_estimate
+from mrtutor.metrics.intervals import estimate
+from mrtutor.metrics.nulls import NULLS
+from mrtutor.metrics.two_sample import STEPS, patient_folds, tell_by_features, tell_by_pixels
+from mrtutor.vocabulary import Modality
+
+Sets = Mapping[str, np.ndarray]
+DISTANCES = {"fid_mr": "frechet", "kid_mr": "kid"}
+COLUMNS = (*map(str, Modality), "average")
+HELD_OUT = ("validation", "test")
+NEAR = 0.05  # quantile of the held-out slices' distances below which a slice counts as near
+
+
+def image_quality(
+    sets: Sets,
+    cohort: Cohort,
+    features: Features,
+    seed: int = 0,
+    *,
+    rows: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+) -> dict:
+    """FD-MR and KID of every set to the cohort's training slices, per modality and on average.
+
+    The reference is every training slice: no structure that a set was drawn from is among them. The floor is what
+    held-out *real* slices, as many as the largest set where there are so many, reach against the same reference; the
+    null rows are those very slices, spoilt. What a model gains on the floor is noise, not quality.
+
+    Args:
+        rows: of the sets; without it each sequence counts as its own patient in the intervals.
+        resamples: bootstrap draws.
+
+    Returns:
+        {"fid_mr": {row: {modality | "average": {"value", "ci95", "n"}}}, "kid_mr": likewise, "floor": {"fid_mr":
+        {modality | "average": …}, "kid_mr": …}, "reference_n"}; rows are the sets and `NULLS`.
+
+    Raises:
+        ValueError: a set of wrong shape or type, or with fewer than two sequences.
+    """
+    for name, images in sets.items():
+        _check(name, images, rows)
+    train, held = cohort.rows("train"), _held_out_rows(cohort, max(map(len, sets.values()), default=0), seed)
+    patients = cohort.table["subject_id"].to_numpy()
+    reference = features.of_rows(cohort, train, "training slices")
+    real = np.asarray(cohort.images[held])
+    spoilt = {name: spoil(real) for name, spoil in NULLS.items()}
+    own = None if rows is None else patients[rows]
+    groups = {**dict.fromkeys(sets, own), **dict.fromkeys(("floor", *spoilt), patients[held])}
+    report: dict = {"fid_mr": {}, "kid_mr": {}}
+    for name, images in {**sets, "floor": real, **spoilt}.items():
+        found = features.of(images, name)
+        pairs = [(found[:, m], reference[:, m]) for m in range(len(Modality))]
+        for key, distance in DISTANCES.items():
+            options = {"resamples": resamples, "seed": seed}
+            values = distance_estimate(distance, pairs, groups[name], patients[train], **options)
+            report[key][name] = dict(zip(COLUMNS, values, strict=True))
+    floor = {key: report[key].pop("floor") for key in DISTANCES}
+    return report | {"floor": floor, "reference_n": len(train)}
+
+
+def _held_out_rows(cohort: Cohort, count: int, seed: int) -> np.ndarray:
+    """Rows of held-out patients, `count` of them where there are more, ascending; at least two."""
+    rows = np.concatenate([cohort.rows(split) for split in HELD_OUT])
+    if 2 <= count < len(rows):
+        rows = np.random.default_rng(seed).choice(rows, count, replace=False)
+    return np.sort(rows)
+
+
+def two_sample(
+    sets: Sets, rows: np.ndarray, cohort: Cohort, features: Features, seed: int = 0, *, steps: int = STEPS
+) -> dict:
+    """Can a machine tell each set from held-out cohort slices? And the cohort from the cohort?
+
+    The real slices are those of the same rows, so that anatomy betrays nothing; of a row that was drawn from several
+    times one sequence is taken. The control sets as many training slices against them: it should lie near 0.5.
+
+    Args:
+        steps: of the small network on pixels.
+
+    Returns:
+        {set | "cohort": {"features": {"value", "ci95", "sd", "n"}, "pixels": …}}; accuracy, 0.5 is chance.
+
+    Raises:
+        ValueError: a set of wrong shape or type; fewer than two patients.
+    """
+    for name, images in sets.items():
+        _check(name, images, rows)
+    unique, first = np.unique(rows, return_index=True)
+    patients = cohort.table["subject_id"].to_numpy()
+    real, train = np.asarray(cohort.images[unique]), cohort.rows("train")
+    other = np.sort(np.random.default_rng(seed).choice(train, min(len(unique), len(train)), replace=False))
+    kept = np.linspace(0, len(unique) - 1, len(other)).astype(int)  # balanced also where training slices are few
+    against = {name: (np.asarray(images)[first], real, patients[unique], unique) for name, images in sets.items()}
+    against["cohort"] = (np.asarray(cohort.images[other]), real[kept], patients[other], unique[kept])
+    report = {}
+    for name, (a, b, who, of) in against.items():
+        people = who, patients[of]
+        by_features = tell_by_features(features.of(a, name), features.of(b, "held-out slices"), *people, seed)
+        report[name] = {"features": by_features, "pixels": tell_by_pixels(a, b, *people, steps=steps, seed=seed)}
+    return report
+
+
+def memorisation(sets: Sets, rows: np.ndarray, cohort: Cohort, *, pairs: int = 4) -> dict:
+    """Root-mean-square distance to the nearest training slice of the same modality: each set, and held-out slices.
+
+    Args:
+        pairs: closest pairs of each modality to give, for a look.
+
+    Returns:
+        {set | "held_out": {"distance": {modality | "average": {"value", "ci95", "sd", "n"}}, "near": {…}, "closest":
+        {modality: [{"query", "row", "distance"}]}}}. "near" is the share of slices nearer to a training slice than
+        5 % of the held-out slices are: 0.05 by construction for those. "query" counts the set's sequences (for
+        "held_out": rows of the cohort), "row" is the training slice's row.
+
+    Raises:
+        ValueError: a set of wrong shape or type.
+    """
+    for name, images in sets.items():
+        _check(name, images, rows)
+    train, unique = cohort.rows("train"), np.unique(rows)
+    patients = cohort.table["subject_id"].to_numpy()
+    references = [memory.embed(cohort.images[train, m]) for m in range(len(Modality))]
+    report, limits = {}, None
+    for name, images in {"held_out": cohort.images[unique], **sets}.items():
+        of = unique if name == "held_out" else rows
+        found = [memory.nearest(memory.embed(images[:, m]), r) for m, r in enumerate(references)]
+        distances = np.stack([d for d, _ in found], axis=1)
+        limits = np.quantile(distances, NEAR, axis=0) if limits is None else limits
+        closest = {str(m): memory.closest_pairs(*found[i], pairs) for i, m in enumerate(Modality)}
+        for pair in (pair for many in closest.values() for pair in many):
+            pair["row"] = int(train[pair.pop("reference")])
+            pair["query"] = int(unique[pair["query"]]) if name == "held_out" else pair["query"]
+        near = (distances < limits).astype(float)
+        report[name] = {"distance": _by_modality(distances, patients[of]), "near": _by_modality(near, patients[of])}
+        report[name]["closest"] = closest
+    return report
+
+
+def _by_modality(values: np.ndarray, patients: np.ndarray) -> dict[str, dict]:
+    """Estimates of the columns of (n, M), and of all."""
+    each = {str(m): estimate(values[:, i], patients) for i, m in enumerate(Modality)}
+    return each | {"average": estimate(values.ravel(), np.repeat(patients, values.shape[1]))}
+
+
+def utility(sets: Sets, rows: np.ndarray, cohort: Cohort, seed: int = 0, *, steps: int = segmentation.STEPS) -> dict:
+    """Dice of a tumour segmenter on real test slices, trained on each set, on cohort slices of the same rows, on both.
+
+    The patients whose structures were drawn from are the test patients themselves, and a mask known from training
+    would be a gift. So half of the patients train and the other half judges, and the reverse. Every segmenter takes the
+    same number of steps. A set that followed no structure does not fit its masks: its Dice is a null.
+
+    Returns:
+        {"cohort": {"value", "ci95", "sd", "n"}, set: {"synthetic": …, "both": …, "synthetic_ratio": {"value", "ci95",
+        "n"}, "both_ratio": …}}; ratios are to the cohort's Dice, over the same slices.
+
+    Raises:
+        ValueError: a set of wrong shape or type; fewer than two patients.
+    """
+    for name, images in sets.items():
+        _check(name, images, rows)
+    test, unique = cohort.rows("test"), np.unique(rows)
+    people = cohort.table["subject_id"].to_numpy()
+    folds = patient_folds(people[test], seed=seed)
+    names = {arm for model in sets for arm in (f"{model}/synthetic", f"{model}/both")}
+    scores = {arm: np.zeros(len(test)) for arm in ("cohort", *sorted(names))}
+    for fold in range(folds.max() + 1):
+        judge = test[folds == fold]
+        mine, real = (~np.isin(people[r], people[judge]) for r in (rows, unique))
+        truth = np.asarray(cohort.images[unique[real]]), np.asarray(cohort.masks[unique[real]])
+        judged = np.asarray(cohort.images[judge]), np.asarray(cohort.masks[judge])
+        arms = {"cohort": truth}
+        for name, images in sets.items():
+            drawn = images[mine], np.asarray(cohort.masks[rows[mine]])
+            both = tuple(np.concatenate(parts) for parts in zip(truth, drawn, strict=True))
+            arms |= {f"{name}/synthetic": drawn, f"{name}/both": both}
+        for arm, data in arms.items():
+            model = segmentation.train_segmenter(*data, steps=steps, seed=seed + fold)
+            scores[arm][folds == fold] = segmentation.dice(model, *judged)
+    report: dict = {"cohort": estimate(scores["cohort"], people[test])}
+    for name in sets:
+        report[name] = {}
+        for arm in ("synthetic", "both"):
+            report[name][arm] = estimate(scores[f"{name}/{arm}"], people[test])
+            report[name][f"{arm}_ratio"] = ratio(scores[f"{name}/{arm}"], scores["cohort"], people[test], seed)
+    return report
+
+
+def ratio(a: np.ndarray, b: np.ndarray, patients: np.ndarray, seed: int = 0) -> dict:
+    """Mean of a over mean of b, both (n,) of the same slices, with an interval that resamples patients."""
+    index = np.unique(patients, return_inverse=True)[1]
+    sums = [np.bincount(index, weights=x) for x in (a, b)]
+    draws = np.random.default_rng(seed).integers(0, len(sums[0]), (10 * RESAMPLES, len(sums[0])))
+    tops, bottoms = (x[draws].sum(axis=1) for x in sums)
+    low, high = np.percentile(tops / np.maximum(bottoms, 1e-9), [2.5, 97.5])
+    value = sums[0].sum() / max(sums[1].sum(), 1e-9)
+    return {"value": float(value), "ci95": [float(low), float(high)], "n": len(a)}
+
+
+def _check(name: str, images: np.ndarray, rows: np.ndarray | None) -> None:
+    if images.ndim != 4 or images.shape[1] != len(Modality) or images.dtype != np.uint8 or len(images) < 2:
+        raise ValueError(
+            f"Expected of {name} at least two sequences (n, {len(Modality)}, H, W) uint8, got {images.shape} "
+            f"{images.dtype}: multiply images in [0, 1] by 255 and round."
+        )
+    if rows is not None and len(rows) != len(images):
+        raise ValueError(
+            f"Expected a row of the cohort for each of {len(images)} sequences of {name}, got {len(rows)}."
+        )

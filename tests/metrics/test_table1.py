@@ -1,0 +1,132 @@
+"""Table 1 on a tiny cohort with features that a test can understand: the form of the answers, and their order."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mrtutor.data.cohort import Cohort
+from mrtutor.metrics import table1
+from mrtutor.metrics.features import Features
+from mrtutor.metrics.nulls import NULLS, noisy
+from mrtutor.vocabulary import Modality
+from tests.cohorts import write_tiny_cohort
+
+COLUMNS = {*map(str, Modality), "average"}
+
+
+class Patches(nn.Module):
+    """Mean and spread of 2 x 2 blocks, (B, 1, 256, 256) -> (B, 8, 1, 1): brightness and roughness."""
+
+    def forward(self, images: torch.Tensor) -> SimpleNamespace:
+        steps = images.diff(dim=-1).abs()
+        pooled = [nn.functional.adaptive_avg_pool2d(x, 2).flatten(1) for x in (images, 5 * steps)]
+        return SimpleNamespace(pooler_output=torch.cat(pooled, dim=1)[..., None, None])
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return write_tiny_cohort(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def features() -> Features:
+    return Features(Patches())
+
+
+@pytest.fixture(scope="module")
+def rows(cohort: Cohort) -> np.ndarray:
+    return np.resize(cohort.rows("test"), 6)  # four slices of two patients; two come twice
+
+
+def test_image_quality(cohort: Cohort, features: Features, rows: np.ndarray) -> None:
+    real = np.asarray(cohort.images[rows])
+    sets = {"good": noisy(real, sd=0.004), "bad": noisy(real, sd=0.2)}
+    report = table1.image_quality(sets, cohort, features, rows=rows, resamples=20)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    for key in ("fid_mr", "kid_mr"):
+        assert set(report[key]) == {"good", "bad", *NULLS}
+        assert all(set(row) == COLUMNS for row in [*report[key].values(), report["floor"][key]])
+        value = {name: row["average"]["value"] for name, row in report[key].items()}
+        assert value["good"] < value["bad"]
+        assert report["floor"][key]["average"]["value"] < min(value["wrong modality"], value["noisy real"])
+        low, high = report[key]["good"]["average"]["ci95"]
+        assert low <= value["good"] <= high
+    assert report["fid_mr"]["good"]["T1"]["n"] == 6 and report["fid_mr"]["good"]["average"]["n"] == 24
+    assert report["floor"]["fid_mr"]["T1"]["n"] == 6, "the floor has as many slices as the sets"
+    assert report["reference_n"] == len(cohort.rows("train"))
+
+
+def test_a_copier_beats_the_floor_and_is_caught_by_its_distances(
+    cohort: Cohort, features: Features, rows: np.ndarray
+) -> None:
+    train = cohort.rows("train")
+    copied = train[np.linspace(0, len(train) - 1, len(rows)).astype(int)]
+    sets = {"copier": np.asarray(cohort.images[copied]), "honest": noisy(np.asarray(cohort.images[rows]), 0.01)}
+    quality = table1.image_quality(sets, cohort, features, rows=rows, resamples=5)
+    assert quality["kid_mr"]["copier"]["average"]["value"] < quality["kid_mr"]["honest"]["average"]["value"]
+    report = table1.memorisation(sets, rows, cohort, pairs=2)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert set(report) == {"held_out", *sets}
+    assert report["copier"]["distance"]["average"]["value"] < 1e-3 < report["honest"]["distance"]["average"]["value"]
+    assert report["copier"]["near"]["average"]["value"] == 1
+    first = report["copier"]["closest"]["T2"][0]
+    assert first["row"] == copied[first["query"]] and first["distance"] < 1e-3
+    assert set(report["held_out"]["closest"]["T1"][0]) == {"query", "row", "distance"}
+    assert report["held_out"]["closest"]["T1"][0]["query"] in rows
+
+
+def test_two_sample(cohort: Cohort, features: Features, rows: np.ndarray) -> None:
+    sets = {"same": np.asarray(cohort.images[rows]), "bad": noisy(np.asarray(cohort.images[rows]), sd=0.2)}
+    report = table1.two_sample(sets, rows, cohort, features, steps=8)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert set(report) == {"same", "bad", "cohort"} and set(report["bad"]) == {"features", "pixels"}
+    assert report["bad"]["features"]["value"] > 0.9
+    assert report["same"]["features"]["value"] == 0.5, "the very same slices cannot be told apart"
+    assert report["same"]["pixels"]["value"] == 0.5
+    assert report["bad"]["pixels"]["n"] == 2 * 4 * len(np.unique(rows))
+
+
+def test_utility(cohort: Cohort, rows: np.ndarray) -> None:
+    report = table1.utility({"real": np.asarray(cohort.images[rows])}, rows, cohort, steps=2)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert set(report) == {"cohort", "real"} and report["cohort"]["n"] == len(cohort.rows("test"))
+    assert set(report["real"]) == {"synthetic", "both", "synthetic_ratio", "both_ratio"}
+
+
+def test_no_patient_teaches_and_judges(cohort: Cohort, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[set[bytes]] = []
+
+    def train(images: np.ndarray, masks: np.ndarray, **_: int) -> set[bytes]:
+        taught.append({m.tobytes() for m in masks})
+        return taught[-1]
+
+    def judge(model: set[bytes], images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        assert not model & {m.tobytes() for m in masks}, "a mask was seen in training"
+        return np.ones(len(images))
+
+    monkeypatch.setattr(table1.segmentation, "train_segmenter", train)
+    monkeypatch.setattr(table1.segmentation, "dice", judge)
+    report = table1.utility({"a": np.asarray(cohort.images[rows])}, rows, cohort)
+    assert len(taught) == 6 and report["a"]["both_ratio"]["value"] == 1
+
+
+def test_ratio_by_hand() -> None:
+    got = table1.ratio(np.array([0.4, 0.8, 0.6]), np.array([0.5, 1.0, 0.75]), np.array(["a", "a", "b"]))
+    assert got["value"] == pytest.approx(0.8) and got["ci95"] == pytest.approx([0.8, 0.8]) and got["n"] == 3
+
+
+def test_errors(cohort: Cohort, features: Features, rows: np.ndarray) -> None:
+    real = np.asarray(cohort.images[rows])
+    for wrong in (real / 255, real[:1], real[:, :3]):
+        with pytest.raises(ValueError, match="at least two sequences"):
+            table1.image_quality({"x": wrong}, cohort, features)
+        with pytest.raises(ValueError, match="at least two sequences"):
+            table1.memorisation({"x": wrong}, rows, cohort)
+    with pytest.raises(ValueError, match="row of the cohort for each"):
+        table1.utility({"x": real}, rows[:3], cohort)
+    with pytest.raises(ValueError, match="row of the cohort for each"):
+        table1.two_sample({"x": real}, rows[:3], cohort, features)
