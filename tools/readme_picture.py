@@ -16,7 +16,7 @@ from mrtutor.files import atomic_path
 PICTURE = Path(__file__).resolve().parents[1] / "notebooks/figures/sequence.png"
 
 
-def main(name: str = "wild_1", seed: int = 0) -> None:
+def main(name: str = "wild_2", seed: int = 0) -> None:
     """Draw and save."""
     example, pipe = load_example(name), load_pretrained()
     figure = Figure(figsize=(11, 4.6), layout="constrained")
