@@ -3,21 +3,15 @@
 import base64
 import csv
 import io
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import psutil
 import pytest
 
 from mrtutor.study.results import read_results
+from tests.browser.voila_server import serve
 from tests.study.pools import tiny_study
 
 MISSING = [name for name in ("websocket", "voila") if find_spec(name) is None]
@@ -29,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
     pytest.mark.skipif(not MISSING and BROWSER is None, reason="no Chromium here: apt-get install chromium"),
 ]
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 300  # seconds, on a busy machine
 QUESTIONS = 4
 SCREEN = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
@@ -49,42 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     """Voilà over a tiny study; address and process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "voila", str(ROOT / "notebooks/reader_study.ipynb"), "--no-browser"]
-    command += ["--Voila.ip=127.0.0.1", f"--port={port}", "--show_tracebacks=True"]
-    environment = os.environ | {"MRTUTOR_STUDY": str(folder), "OMP_NUM_THREADS": "1"}
-    log = folder.parent / "voila.log"
-    with open(log, "wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=folder)
-        try:
-            _wait_for(port, process, log)
-            yield f"http://127.0.0.1:{port}/", psutil.Process(process.pid)
-        finally:
-            family = [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            for kernel in psutil.wait_procs(family, timeout=5)[1]:
-                kernel.kill()
-
-
-def _wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urlopen(f"http://127.0.0.1:{port}/voila/static/", timeout=5)
-        except URLError as error:
-            if hasattr(error, "code"):  # an HTTP error is an answer
-                return
-            time.sleep(0.5)
-        else:
-            return
-    raise RuntimeError(f"Voilà did not answer: {log.read_text()[-2000:]}")
+    with serve("reader_study.ipynb", {"MRTUTOR_STUDY": str(folder)}, folder.parent) as served:
+        yield served
 
 
 class Reader:

@@ -1,15 +1,8 @@
 """The studio as a web page: Voilà on 127.0.0.1, a real browser that picks, presses, uploads and looks."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -19,6 +12,7 @@ from tiny_pipelines import build
 
 from mrtutor.data.examples import example_names
 from mrtutor.sampling.pretrained import save_pipeline
+from tests.browser.voila_server import serve
 
 MISSING = [name for name in ("websocket", "voila") if find_spec(name) is None]
 if not MISSING:
@@ -30,7 +24,6 @@ pytestmark = [
     pytest.mark.skipif(not MISSING and BROWSER is None, reason="no Chromium here: apt-get install chromium"),
     pytest.mark.skipif(not example_names(), reason="no data/examples, which the page offers as masks"),
 ]
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 400  # seconds for the kernel to import torch on a busy machine
 PICTURES = "[...document.querySelectorAll('img[alt*=modality]')].map(i => i.src)"
 ALERT = "(document.querySelector('[role=alert]') || {innerText: ''}).innerText"
@@ -41,41 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psut
     """Voilà with tiny weights; address and process."""
     folder = tmp_path_factory.mktemp("studio")
     weights = save_pipeline(build("D", steps=2), folder / "weights")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "voila", str(ROOT / "notebooks/studio.ipynb"), "--no-browser"]
-    command += ["--Voila.ip=127.0.0.1", f"--port={port}", "--show_tracebacks=True"]
-    environment = os.environ | {"MRTUTOR_STUDIO_WEIGHTS": str(weights), "OMP_NUM_THREADS": "1"}
-    with open(folder / "voila.log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder)
-        try:
-            _wait_for(port, process, folder / "voila.log")
-            yield f"http://127.0.0.1:{port}/", psutil.Process(process.pid)
-        finally:
-            family = [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            for kernel in psutil.wait_procs(family, timeout=5)[1]:
-                kernel.kill()
-
-
-def _wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urlopen(f"http://127.0.0.1:{port}/voila/static/", timeout=5)
-        except URLError as error:
-            if hasattr(error, "code"):  # an HTTP error is an answer
-                return
-            time.sleep(0.5)
-        else:
-            return
-    raise RuntimeError(f"Voilà did not answer: {log.read_text()[-2000:]}")
+    with serve("studio.ipynb", {"MRTUTOR_STUDIO_WEIGHTS": str(weights)}, folder) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
