@@ -28,6 +28,9 @@ def train(
     text_encoder: Annotated[str | None, typer.Option(help="A CLIP, frozen, instead of ours: folder or hub id.")] = None,
     unet: Annotated[str | None, typer.Option(help="A U-Net the denoiser starts from: folder or hub id.")] = None,
     vae: Annotated[str | None, typer.Option(help="An autoencoder, frozen, instead of ours: folder or hub id.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Finished unet-D from which guidance trains a further round.")
+    ] = None,
 ) -> None:
     """Train one stage, or all in order, and save its component in the run's folder."""
     from mrtutor.data.cohort import Cohort
@@ -37,7 +40,7 @@ def train(
     from mrtutor.training import stages
 
     folder, hub = out or Path("outputs") / preset, HubSources(text_encoder, unet, vae)
-    run = stages.Run(load_preset(preset), Cohort.open(cohort), folder, seed, device, steps, hub)
+    run = stages.Run(load_preset(preset), Cohort.open(cohort), folder, seed, device, steps, hub, start)
     if stage == "stylegan2":
         from mrtutor.baselines.gan_training import train_stylegan2
 
@@ -160,7 +163,7 @@ def evaluate(
     if variants:
         from mrtutor.metrics.variants import compare_variants
         from mrtutor.presets import load_preset
-        from mrtutor.training.stages import Run
+        from mrtutor.training.run import Run
 
         work = Run(load_preset(preset), opened, run, seed)
         report = compare_variants(work, variants, count=count or 50, output=out)

@@ -31,7 +31,7 @@ from mrtutor.training.batches import SliceBatches, cohort_key
 from mrtutor.training.checkpoint import load_checkpoint, save_checkpoint
 from mrtutor.training.logs import Log
 from mrtutor.training.loop import learning_rate_factor, step_generator, write_cost
-from mrtutor.training.stages import Run
+from mrtutor.training.run import Run
 from mrtutor.training.validation import write_sheet
 from mrtutor.vocabulary import IDH
 

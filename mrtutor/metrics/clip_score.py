@@ -32,9 +32,8 @@ from transformers import (
 )
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from mrtutor.files import verify_checksums
+from mrtutor.metrics.judges import checked_folder, shipped
 from mrtutor.models.text import clip_pixels, tokenize
-from mrtutor.sampling.pretrained import data_root
 
 FOLDER = "scoring_clip"  # below data/pretrained
 WIDTHS = (32, 64, 96, 128)  # channels of the image half, after a stride of 4
@@ -129,7 +128,7 @@ class Scorer:
 
 def scorer_folder() -> Path:
     """Where the shipped judge lies."""
-    return data_root() / "pretrained" / FOLDER
+    return shipped(FOLDER)
 
 
 def load_scorer(folder: str | Path | None = None) -> Scorer:
@@ -139,13 +138,8 @@ def load_scorer(folder: str | Path | None = None) -> Scorer:
         FileNotFoundError: no such folder, or a file of it is missing.
         ValueError: a file was truncated or altered.
     """
-    folder = Path(folder or scorer_folder())
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"No scoring CLIP in {folder}: clone the repository, or make one with "
-            "`mrtutor.metrics.clip_training.train_scorer(cohort, folder)`."
-        )
-    verify_checksums(folder)
+    remedy = "mrtutor.metrics.clip_training.train_scorer(cohort, folder)"
+    folder = checked_folder(folder, FOLDER, "scoring CLIP", remedy)
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     config = VisionTextDualEncoderConfig.from_pretrained(folder, local_files_only=True)
     model = _dual(config)  # `from_pretrained` would leave the buffers of halves that it is handed uninitialised

@@ -13,7 +13,7 @@ from mrtutor.files import replace_folder, write_checksums, write_text
 from mrtutor.metrics.clip_score import Scorer, build_scorer, load_scorer
 from mrtutor.models.text import build_tokenizer
 from mrtutor.presets import StagePreset
-from mrtutor.sampling.precision import autocast_dtype
+from mrtutor.sampling.precision import autocast_dtype, mixed_precision
 from mrtutor.training.batches import idh_index, pick
 from mrtutor.training.contrastive import ContrastiveObjective
 from mrtutor.training.loop import Stage, fit
@@ -71,9 +71,8 @@ def train_scorer(
     stage = Stage(
         "scoring CLIP", build_scorer(tokenizer), ContrastiveObjective(tokenizer), ScoringBatches.of(cohort), recipe
     )
-    mixed = "bf16" if autocast_dtype("cpu") is torch.bfloat16 else "no"
     work = Path(work or folder.with_name(f"{folder.name}-run"))
-    model = fit(stage, work, seed=seed, resume=True, mixed_precision=mixed)
+    model = fit(stage, work, seed=seed, resume=True, mixed_precision=mixed_precision(autocast_dtype("cpu")))
     model = model.to(memory_format=torch.contiguous_format).float()
     split = "test" if len(cohort.rows("test")) else "train"
     figures = accuracy(Scorer("in training", model, tokenizer), cohort, cohort.rows(split))

@@ -21,9 +21,9 @@ from mrtutor.metrics.draws import Sampler, SyntheticSet, cohort_set, draw_set, h
 from mrtutor.metrics.features import Features
 from mrtutor.metrics.frechet import RESAMPLES
 from mrtutor.metrics.reader import Reader
+from mrtutor.metrics.record import commit
 from mrtutor.metrics.table2 import table2
 from mrtutor.metrics.table3 import prompt_against_mask, table3
-from mrtutor.metrics.weights import _commit
 from mrtutor.training.batches import cohort_key
 
 REPORT = Path("data/results/evaluation.json")
@@ -130,7 +130,7 @@ def evaluate(setting: Setting, output: str | Path = REPORT, folder: str | Path =
     output = Path(output)
     report = json.loads(output.read_text()) if output.is_file() else {}
     if report.get("of") != setting.key:  # other weights, another N: nothing that stands there holds
-        report = {"of": setting.key, "seed": setting.seed, "commit": _commit(), "preset": setting.preset}
+        report = {"of": setting.key, "seed": setting.seed, "commit": commit(), "preset": setting.preset}
         report |= {"simulated": True, "count": setting.count}
     todo = [name for name in SECTIONS if name not in report]
     drawn = draw_all(setting, folder) if todo else None

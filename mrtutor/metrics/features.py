@@ -20,8 +20,7 @@ from transformers import ResNetModel
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.data.structure import SIZE
-from mrtutor.files import verify_checksums
-from mrtutor.sampling.pretrained import data_root
+from mrtutor.metrics.judges import checked_folder, shipped
 from mrtutor.training.batches import cohort_key
 from mrtutor.vocabulary import Modality
 
@@ -85,7 +84,7 @@ class Features:
 
 def features_folder() -> Path:
     """Where the shipped network lies."""
-    return data_root() / "pretrained" / FOLDER
+    return shipped(FOLDER)
 
 
 def load_features(folder: str | Path | None = None) -> Features:
@@ -95,14 +94,13 @@ def load_features(folder: str | Path | None = None) -> Features:
         FileNotFoundError: no such folder, or a file of it is missing.
         ValueError: a file was truncated or altered.
     """
-    folder = Path(folder or features_folder())
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"No feature network in {folder}: clone the repository, or make one with "
-            "`mrtutor.metrics.feature_training.train_features(cohort, folder)`."
-        )
-    verify_checksums(folder)
+    folder = _checked(folder)
     return Features(ResNetModel.from_pretrained(folder, use_safetensors=True, local_files_only=True).float().eval())
+
+
+def _checked(folder: str | Path | None) -> Path:
+    remedy = "mrtutor.metrics.feature_training.train_features(cohort, folder)"
+    return checked_folder(folder, FOLDER, "feature network", remedy)
 
 
 def load_reference(folder: str | Path | None = None) -> dict[str, np.ndarray]:
@@ -114,7 +112,5 @@ def load_reference(folder: str | Path | None = None) -> dict[str, np.ndarray]:
     Raises:
         FileNotFoundError, ValueError: as `load_features`.
     """
-    folder = Path(folder or features_folder())
-    verify_checksums(folder)
-    kept = load_file(folder / REFERENCE)
+    kept = load_file(_checked(folder) / REFERENCE)
     return {name: x.double().numpy() if x.is_floating_point() else x.numpy() for name, x in kept.items()}

@@ -24,7 +24,8 @@ from mrtutor.models.guidance import Variant
 from mrtutor.sampling.pack import pipeline_of_run
 from mrtutor.training.batches import cohort_key
 from mrtutor.training.objectives import DiffusionObjective
-from mrtutor.training.stages import Run, latent_batches, train, validation_rows
+from mrtutor.training.run import Run, latent_batches, validation_rows
+from mrtutor.training.stages import train
 from mrtutor.training.validation import DiffusionValidation, write_sheet
 from mrtutor.vocabulary import Modality
 

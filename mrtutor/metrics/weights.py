@@ -5,7 +5,6 @@ written to `data/results/weights.json`. Finished parts are kept, so an interrupt
 """
 
 import json
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from mrtutor.metrics.cost import measure_in_own_process, sampling_cost, training
 from mrtutor.metrics.generation import Cases, held_out_cases
 from mrtutor.metrics.intervals import estimate
 from mrtutor.metrics.reader import Reader
+from mrtutor.metrics.record import commit
 from mrtutor.models.guidance import Variant
 from mrtutor.training.batches import cohort_key
 
@@ -61,7 +61,7 @@ def evaluate_weights(
     report = json.loads(output.read_text()) if output.is_file() else {}
     key = {"seed": seed, "count": count, "cohort": cohort_key(cohort), "weights": _weights_key(pipeline)}
     if report.get("of") != key:  # other weights: nothing that stands there holds
-        report = {"of": key, "seed": seed, "device_trained": trained_on, "commit": _commit()}
+        report = {"of": key, "seed": seed, "device_trained": trained_on, "commit": commit()}
     cases = held_out_cases(cohort, count)
     sequences = _sequences(pipeline, cases, seed, output, key)
     evaluation = Evaluation(pipeline, cohort, cases, reader, seed, sequences, tuple(real))
@@ -98,14 +98,6 @@ def _sequences(pipeline, cases: Cases, seed: int, output: Path, key: dict) -> np
 def _weights_key(pipeline) -> str:
     total = sum(p.double().abs().sum().item() for p in pipeline.unet.parameters())
     return f"{pipeline.config.variant}-{total:.4f}"
-
-
-def _commit() -> str:
-    try:
-        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def autoencoder_figures(e: Evaluation) -> dict:

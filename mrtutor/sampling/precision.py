@@ -87,3 +87,8 @@ def autocast(device: torch.device | str, dtype: torch.dtype) -> AbstractContextM
 def best_device() -> torch.device:
     """CUDA where there is some, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def mixed_precision(dtype: torch.dtype) -> str:
+    """accelerate's name of a number format: "bf16", "fp16" or "no"."""
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "no")

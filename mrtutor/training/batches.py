@@ -21,6 +21,8 @@ from mrtutor.files import atomic_path, sha256
 from mrtutor.models.autoencoder import encode
 from mrtutor.vocabulary import IDH, Modality
 
+ENHANCEMENT = 0.2  # grey values by which T1Gd must exceed T1; bias fields and noise stay below
+
 
 def pick(high: int, count: int, generator: Generator) -> Tensor:
     """`count` integers in [0, high), with replacement."""
@@ -93,7 +95,7 @@ class LatentBatches:
 
     One structure serves a whole sequence, so the edges come from a *random* modality of the slice, whichever modality
     is to be drawn. A batch: latent (B, 4, h, w), text (B, L, D), structure (B, 1, H, W) in {0, 1}, modality, idh,
-    tumour (B, 1, h, w): the share of tumour in each latent pixel, for the loss alone.
+    emphasis (B, 1, h, w) in [0, 1]: where the loss counts more, see `emphasis_map`.
     """
 
     cohort: Cohort
@@ -116,12 +118,35 @@ class LatentBatches:
         idh = idh_index(self.cohort, rows)
         latent = torch.from_numpy(np.asarray(self.latents[rows, modality.numpy()], dtype=np.float32))
         batch = {"latent": latent, "text": self.prompts.canonical(modality, idh), "modality": modality, "idh": idh}
-        tumour = torch.from_numpy(np.asarray(self.cohort.masks[rows]) > 0)[:, None].float()
-        batch["tumour"] = F.adaptive_avg_pool2d(tumour, latent.shape[-2:])
+        images, tumour = np.asarray(self.cohort.images[rows]), np.asarray(self.cohort.masks[rows]) > 0
+        batch["emphasis"] = emphasis_map(images, tumour, modality, latent.shape[-1])
         if self.with_structure:
             edges = np.stack([canny(self.cohort.images[r, m]) for r, m in zip(rows, edges_of.tolist(), strict=True)])
             batch["structure"] = torch.from_numpy(edges > 0)[:, None].float()
         return batch
+
+
+def emphasis_map(images: np.ndarray, tumour: np.ndarray, modality: Tensor, side: int) -> Tensor:
+    """Where a slice says most about its prompt: in its tumour and, of T1 and T1Gd, where the contrast agent shows.
+
+    Rims, veins and sinuses are all that tells the two apart, and so small that the mean over a slice passes them over.
+
+    Args:
+        images: (B, 4, H, W) uint8, the slices in all modalities.
+        tumour: (B, H, W) bool.
+        modality: (B,) index of the modality that is to be drawn.
+        side: of the latents.
+
+    Returns:
+        (B, 1, side, side) in [0, 1]: the share of tumour in each latent pixel, 1 where the agent shows.
+    """
+    shares = F.adaptive_avg_pool2d(torch.from_numpy(tumour)[:, None].float(), side)
+    order = list(Modality)
+    t1, t1gd = order.index(Modality.T1), order.index(Modality.T1GD)
+    bright = images[:, t1gd].astype(np.int16) - images[:, t1] > ENHANCEMENT * 255
+    agent = F.adaptive_max_pool2d(torch.from_numpy(bright)[:, None].float(), side)
+    concerned = ((modality == t1) | (modality == t1gd)).float().view(-1, 1, 1, 1)
+    return torch.maximum(shares, agent * concerned)
 
 
 @torch.inference_mode()

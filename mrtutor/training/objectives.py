@@ -77,7 +77,7 @@ class DiffusionObjective:
     With `unet` given, that U-Net is frozen and `model` is the guidance network (A-C); otherwise `model` is the
     U-Net itself (the plain LDM, or variant D).
     batch: {"latent": (B, 4, h, w), "text": (B, L, D), "structure": (B, 1, H, W) in {0, 1}, unless NONE,
-    "tumour": (B, 1, h, w), optional, the share of tumour in each latent pixel}.
+    "emphasis": (B, 1, h, w) in [0, 1], optional, where an error counts more}.
     """
 
     scheduler: DDIMScheduler
@@ -85,8 +85,8 @@ class DiffusionObjective:
     unet: UNet2DConditionModel | None = None
     autoencoder: AutoencoderKL | None = None  # only for variant C
     drop_structure: float = 0.0  # share of rows whose structure is empty, so that D can also draw without one
-    # How much more an error inside a tumour counts. Where neither noise nor structure tells whether there is one, the
-    # minimiser leans towards a tumour; where they do, it stays the mean.
+    # How much more an error counts inside a tumour and where the contrast agent shows. Where neither noise nor
+    # structure tells whether there is one, the minimiser leans towards it; where they do, it stays the mean.
     tumour_weight: float = 0.0
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor], generator: Generator) -> tuple[Tensor, Logs]:
@@ -114,7 +114,7 @@ class DiffusionObjective:
             self._condition(batch, generator),
         )
         squares = (predicted.float() - target).square()
-        emphasis = 1 + self.tumour_weight * batch["tumour"] if "tumour" in batch else 1
+        emphasis = 1 + self.tumour_weight * batch["emphasis"] if "emphasis" in batch else 1
         weighted = min_snr_weight(alpha_bar, prediction) * (emphasis * squares).mean(dim=(1, 2, 3))
         return weighted.mean(), {"error": squares.mean().detach()}
 

@@ -12,7 +12,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from mrtutor.models.guidance import Variant
 from mrtutor.presets import load_preset
 from mrtutor.training import stages
-from mrtutor.training.batches import LatentBatches, SliceBatches
+from mrtutor.training.batches import LatentBatches, SliceBatches, emphasis_map
 from mrtutor.training.loop import step_generator
 from mrtutor.vocabulary import Modality
 
@@ -140,3 +140,32 @@ def test_crops_stay_inside_and_keep_their_labels(tiny_cohort):
     assert batch["image"].shape == (8, 1, 128, 128)
     assert batch["image"].min() >= -1 and batch["image"].max() <= 1
     assert set(batch["modality"].tolist()) <= set(range(len(Modality)))
+
+
+def test_a_further_round_goes_on_from_the_finished_network(trained, tmp_path):
+    first = stages.train(trained, "guidance", variant=Variant.D)
+    before = UNet2DConditionModel.from_pretrained(first).state_dict()
+    log = trained.folder / "runs" / "guidance-D" / "log.csv"
+    kept = log.read_text()
+    tiny = replace(trained.preset.stages["guidance"], steps=1, learning_rate=1e-9)
+    preset = replace(trained.preset, stages=trained.preset.stages | {"guidance": tiny})
+    again = stages.train(replace(trained, preset=preset, start=first, seed=1), "guidance", variant=Variant.D)
+    after = UNet2DConditionModel.from_pretrained(again).state_dict()
+    assert again == first and all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+    assert log.read_text() == kept and (trained.folder / "runs" / "guidance-D-further" / "log.csv").is_file()
+
+
+def test_a_further_round_asks_for_a_network_that_takes_a_structure(trained, tmp_path):
+    with pytest.raises(ValueError, match="expected 68"):
+        stages.train(replace(trained, start=trained.folder / "unet"), "guidance", variant=Variant.D)
+    with pytest.raises(FileNotFoundError, match="unet-D"):
+        stages.train(replace(trained, start=tmp_path), "guidance", variant=Variant.D)
+
+
+def test_the_loss_counts_more_in_tumours_and_where_contrast_agent_shows():
+    images, tumour = np.full((2, 4, 64, 64), 100, np.uint8), np.zeros((2, 64, 64), bool)
+    tumour[:, :8, :4] = True  # half of the first latent pixel
+    images[:, 2, 40, 40] = 200  # one bright pixel of a vein in T1Gd
+    t1gd, flair = emphasis_map(images, tumour, torch.tensor([2, 0]), 8)
+    assert t1gd.shape == (1, 8, 8) and t1gd[0, 0, 0] == flair[0, 0, 0] == 0.5
+    assert t1gd[0, 5, 5] == 1 and t1gd.sum() == 1.5 and flair.sum() == 0.5
