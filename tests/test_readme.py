@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.readme_results import results
 from tools.readme_tables import ROOT, chapters, figures, rewritten
 
 
@@ -25,6 +26,26 @@ def test_figures_come_from_the_results_file(tmp_path: Path) -> None:
     results = {"autoencoder": {"psnr_db": one, "ceiling_psnr_db": one | {"value": 39.0}}}
     (tmp_path / "data/results/weights.json").write_text(json.dumps(results))
     assert "| 33.2 | 33 … 33.5 | 400 | noise alone 39 |" in figures(tmp_path)
+
+
+def test_results_come_from_the_evaluation_and_leave_out_what_was_not_measured(tmp_path: Path) -> None:
+    assert "Not measured yet" in results(tmp_path)
+    (tmp_path / "data/results").mkdir(parents=True)
+    one = {"value": 6.0, "ci95": [5.0, 7.0], "n": 8}
+    row = {"mean": 0.5, "sd": 0.1, "n": 8}
+    figure = {"gt": row, "prediction": row, "random": row}
+    report = {
+        "count": 8,
+        "seed": 3,
+        "table1": {"fid_mr": {"ours": {"average": one}, "blurred real": {"average": one | {"value": 9.0}}}},
+        "floor": {"fid_mr": {"average": one | {"value": 2.0}}},
+        "table2": dict.fromkeys(("ssim", "nmi", "ncc"), figure) | {"closeness": {"ssim": 0.1, "nmi": 0.2, "ncc": 0.3}},
+        "table3": {"judge": "a CLIP", "retrieval": {"ours": {"modality": one, "idh_of_sequence": one}}},
+    }
+    (tmp_path / "data/results/evaluation.json").write_text(json.dumps(report))
+    text = results(tmp_path)
+    assert "N = 8" in text and "| ours | 6.00 [5.00, 7.00] | 3.0 × |" in text and "4.5 ×" in text
+    assert "| NMI | 0.500 ± 0.100 |" in text and "StyleGAN2" not in text
 
 
 def test_missing_marks_are_named() -> None:

@@ -12,6 +12,9 @@ import re
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a script, by its path
+from tools.readme_results import results  # noqa: E402
+
 PLACES = r"(?:§|Eq\. |Fig\. |Table )[\d.]*\d(?:(?: and |–)§?[\d.]*\d)?"  # of a paper: §3.2, Eq. 2 and 3, Fig. 2
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = (
@@ -75,7 +78,7 @@ def rewritten(text: str, root: Path = ROOT) -> str:
     Raises:
         ValueError: a table's marks are missing.
     """
-    for name, table in (("figures", figures), ("chapters", chapters)):
+    for name, table in (("figures", figures), ("results", results), ("chapters", chapters)):
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):
             raise ValueError(f"README.md lacks <!-- {name} --> … <!-- /{name} -->: put the two marks back.")
