@@ -46,7 +46,7 @@ train: $(READY)  ## train all stages on outputs/cohort (PRESET=laptop)
 
 notebooks: $(READY)  ## run every chapter with its own parameters and keep the outputs (long)
 	@$(RUNNER) --in-place
-	@$(BIN)/python tools/readme_tables.py
+	@$(BIN)/python -m tools.readme_tables
 	@echo "Chapters run; notebooks/ holds their outputs, data/results their figures."
 
 studio: $(READY)  ## the studio as a web page on 127.0.0.1

@@ -11,7 +11,7 @@ from tools.readme_tables import ROOT, chapters, figures, rewritten
 
 def test_tables_are_up_to_date() -> None:
     text = (ROOT / "README.md").read_text()
-    assert rewritten(text) == text, "run: python tools/readme_tables.py"
+    assert rewritten(text) == text, "run: python -m tools.readme_tables"
 
 
 def test_every_chapter_has_a_row() -> None:

@@ -85,8 +85,8 @@ def table_3(report: dict) -> str:
     """Correspondence to the prompt."""
     found = report["table3"]["retrieval"]
     lines = [
-        "**Table 3, correspondence to the prompt.** How often the nearest of the eight prompts is the one asked for, by",
-        f"a CLIP that guided no generator ({report['table3']['judge']}).",
+        "**Table 3, correspondence to the prompt.** How often the nearest of the eight prompts is the one asked for,",
+        f"by a CLIP that guided no generator ({report['table3']['judge']}).",
         "",
         "| pictures | modality of a slice | IDH type of a sequence |",
         "|---|---|---|",

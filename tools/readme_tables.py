@@ -1,7 +1,7 @@
 """Write the README's tables of figures and of chapters from what full runs left in data/results and notebooks.
 
-    python tools/readme_tables.py           rewrite README.md
-    python tools/readme_tables.py --check   exit 1 if it would change
+    python -m tools.readme_tables           rewrite README.md
+    python -m tools.readme_tables --check   exit 1 if it would change
 
 Each table stands between `<!-- name -->` and `<!-- /name -->`; a figure that nobody measured is not in it.
 """
@@ -12,8 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a script, by its path
-from tools.readme_results import results  # noqa: E402
+from tools.readme_results import results
 
 PLACES = r"(?:§|Eq\. |Fig\. |Table )[\d.]*\d(?:(?: and |–)§?[\d.]*\d)?"  # of a paper: §3.2, Eq. 2 and 3, Fig. 2
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +95,11 @@ def main() -> int:
     before = readme.read_text()
     after = rewritten(before)
     if check:
-        print("README.md is up to date." if after == before else "README.md is out of date: run tools/readme_tables.py")
+        print(
+            "README.md is up to date."
+            if after == before
+            else "README.md is out of date: run python -m tools.readme_tables"
+        )
         return int(after != before)
     readme.write_text(after)
     print("README.md: tables written.")
