@@ -62,9 +62,8 @@ def generate(pipeline, cases: Cases, *, seed: int = 0, wording: str = "canonical
     sequences = []
     for i in tqdm(range(len(cases)), desc=f"sequences, {wording}"):
         sentences = [_sentence(m, cases.idh[i], wording, rng) for m in Modality]
-        generator = torch.Generator().manual_seed(seed * 100_003 + i)
-        noise = torch.randn(1, 4, 32, 32, generator=generator).expand(len(Modality), -1, -1, -1)
-        images = pipeline(sentences, cases.structures[i], latents=noise, generator=generator, **options).images
+        generators = [torch.Generator().manual_seed(seed * 100_003 + i) for _ in Modality]  # the same noise in all
+        images = pipeline(sentences, cases.structures[i], generator=generators, **options).images
         sequences.append(images.cpu().numpy())
     return np.stack(sequences)
 

@@ -74,8 +74,8 @@ def model_card(*, preset: str, variant: str, data: str, device: str, runs: Path,
 
 def _training_table(runs: Path) -> str:
     lines = ["| stage | steps | minutes | peak memory, MiB | last validation |", "|---|---|---|---|---|"]
-    for log in sorted(runs.glob("*/log.csv")):
-        cost = json.loads((log.parent / "cost.json").read_text())
+    for cost_file in sorted(runs.glob("*/cost.json")):  # written at a stage's end
+        cost, log = json.loads(cost_file.read_text()), cost_file.with_name("log.csv")
         table = pd.read_csv(log)
         last = table[table["split"] == "validation"].groupby("name")["value"].last()
         words = ", ".join(f"{name} {value:.4g}" for name, value in last.items()) or "none"

@@ -44,6 +44,7 @@ def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None
         num_inference_steps=sampler.steps,
         guidance_scale=sampler.guidance_scale,
         guidance_interval=sampler.guidance_interval,
+        eta=sampler.eta,
     )
 
 

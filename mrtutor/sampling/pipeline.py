@@ -65,6 +65,7 @@ class MRPipeline(DiffusionPipeline):
         num_inference_steps: int = 25,
         guidance_scale: float = 2.0,
         guidance_interval: list[float] = (0.0, 1.0),  # a list in JSON; a tuple does as well
+        eta: float = 0.0,
     ):
         super().__init__()
         check_components(unet, guidance, Variant(variant))
@@ -81,6 +82,7 @@ class MRPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=float(guidance_scale),
             guidance_interval=list(guidance_interval),
+            eta=float(eta),
         )
         self.precision: torch.dtype | None = None
         for network in (autoencoder, unet, guidance):
@@ -96,7 +98,7 @@ class MRPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         structure_scale: float = 1.0,
-        eta: float = 0.0,
+        eta: float | None = None,
         generator: Generator | list[Generator] | None = None,
         latents: Tensor | None = None,
         output_type: str = "pt",
@@ -115,7 +117,8 @@ class MRPipeline(DiffusionPipeline):
             guidance_interval: (low, high): share t/T of the noise levels where guidance acts; elsewhere only the
                 conditional half is computed.
             structure_scale: factor on what the structure adds, 0…1.
-            eta: randomness of DDIM.
+            eta: randomness of DDIM; default the config's, but 0 where `latents` are given: the picture is then a
+                function of them.
             generator: on the CPU, for noise that is the same on every device; a list gives each picture its own.
             latents: the initial noise (B, 4, h, w) or (1, 4, h, w) instead of drawing it.
             output_type: "pt", "np", "pil" or "latent".
@@ -134,7 +137,7 @@ class MRPipeline(DiffusionPipeline):
             choose(guidance_scale, config.guidance_scale),
             tuple(choose(guidance_interval, config.guidance_interval)),
             structure_scale,
-            eta,
+            choose(eta, config.eta if latents is None else 0.0),
         )
         settings.check(self.scheduler.config.num_train_timesteps)
         check_output_type(output_type)

@@ -12,6 +12,7 @@ from diffusers import (
 from tiny_pipelines import seeded
 
 from mrtutor.metrics.cost import ordinary_sequence, our_sequence
+from mrtutor.sampling.pipeline import MRPipeline
 from mrtutor.vocabulary import IDH, Modality, prompt
 
 VARIANTS = ["none", "A", "B", "C", "D"]
@@ -161,6 +162,23 @@ def test_stochastic_noise_is_shared_too(pipelines, structure, sentences, monkeyp
     assert torch.equal(twins[0], twins[1])
     strangers = pipe(sentences[:1] * 2, structure, generator=seeded(4)).images
     assert (strangers[0] - strangers[1]).abs().max() > 10 * CLOSE
+
+
+def test_eta_of_the_config_holds_unless_latents_are_given(pipelines, structure, monkeypatch):
+    usual, seen = pipelines("D"), []
+    pipe = MRPipeline(**usual.components, **usual.parameters | {"eta": 0.5})
+    own = pipe.scheduler.step
+
+    def step(output, t, sample, eta=0.0, generator=None, return_dict=True):
+        seen.append(eta)
+        return own(output, t, sample, eta=eta, generator=generator, return_dict=return_dict)
+
+    monkeypatch.setattr(pipe.scheduler, "step", step)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.sequence("wild", structure, modalities=["T1"], num_inference_steps=1)
+    pipe(prompt("FLAIR", "wild"), structure, latents=torch.zeros(1, 4, 32, 32), num_inference_steps=1)
+    pipe(prompt("FLAIR", "wild"), structure, eta=0.25, num_inference_steps=1)
+    assert seen == [0.5, 0.0, 0.25]
 
 
 def test_eta_makes_ddim_random(pipelines, structure):
