@@ -14,7 +14,7 @@ import torch
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.metrics.correspondence import ncc
-from mrtutor.metrics.reader import Reader, pixels
+from mrtutor.metrics.reader import Reader, shrink
 from mrtutor.study.pictures import clean, served
 from mrtutor.study.pool import Pool
 from mrtutor.study.questions import Side, Test
@@ -89,7 +89,7 @@ def network_reader(reader: Reader) -> SimulatedReader:
 
     @torch.inference_mode()
     def recognised(picture: np.ndarray, modality: Modality) -> float:
-        logits = reader.modality(pixels(torch.from_numpy(picture)[None, None])).logits[0]
+        logits = reader.modality(shrink(torch.from_numpy(picture)[None, None])).logits[0]
         return float(logits.softmax(-1)[list(Modality).index(modality)])
 
     def pair(left: np.ndarray, right: np.ndarray, modality: Modality) -> Side:

@@ -40,7 +40,7 @@ def setting(tmp_path_factory) -> Setting:
     return Setting(
         cohort,
         {"ours": Sampler("a", near_truth(cohort), follows_structure=True), "ldm": Sampler("b", near_truth(cohort))},
-        reader=Reader(build_reader("modality").eval(), build_reader("idh").eval()),
+        reader=Reader(build_reader(1, 4).eval(), build_reader(4, 2).eval()),
         judges={"tiny": Scorer("tiny", build_scorer(tokenizer).eval(), tokenizer)},
         features=Features(build_network().eval()),
         count=8,

@@ -90,7 +90,7 @@ def test_the_rule_of_grain_finds_the_cohorts_picture_where_there_is_grain(folder
 
 def test_the_network_reader_takes_both_tests(folder: Path) -> None:
     study, pool = open_study(folder)
-    networks = Reader(build_reader("modality").eval(), build_reader("idh").eval())
+    networks = Reader(build_reader(1, 4).eval(), build_reader(4, 2).eval())
     session = Session.open(folder, study, pool, "sim-network", simulated=True)
     network_reader(networks).take(session, pool)
     assert session.step is Step.DONE and all(0 <= a["rating"] <= 5 for a in session.answers if a["test"] == "sequences")
