@@ -47,4 +47,4 @@ def test_scale_multiplies_right() -> None:
     joined, parts = 4 * 256 * 256, 88_000
     assert f"{joined:,}" in text and f"{parts:,}" in text
     assert f"= {100_000 * (joined + parts) / 1e9:.0f} GB" in text and f"; {100_000 * joined / 1e9:.0f} GB" in text
-    assert f"{100_000 * 3.7 / 3600:.0f} hours" in text
+    assert f"{100_000 * 3.5 / 3600:.0f} hours" in text
