@@ -39,7 +39,7 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
     An autoencoder or a text encoder of `Run.hub` is copied instead of trained: both stay frozen (Eq. 1).
 
     Raises:
-        ValueError: unknown stage, or variant NONE for the guidance stage.
+        ValueError: unknown stage, variant NONE for the guidance stage, or a further round of another variant than D.
         FileNotFoundError: an earlier stage has not run.
     """
     builders = {"autoencoder": _autoencoder, "text": _text, "denoiser": _denoiser}
@@ -49,6 +49,8 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
         variant = Variant(variant or run.preset.variant)
         if variant is Variant.NONE:
             raise ValueError("The guidance stage needs a variant: A, B, C or D.")
+        if run.start and variant is not Variant.D:
+            raise ValueError(f"A further round is for variant D, got {variant}: A to C leave the U-Net as it is.")
     if stage in run.given:
         if run.processes.is_main_process:
             INSTALL[stage](run.given[stage], run.folder)

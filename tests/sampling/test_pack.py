@@ -1,11 +1,13 @@
 """From a run's folder to a pipeline folder: complete, checked, with a card that says what was measured."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mrtutor.presets import load_preset
+from mrtutor.sampling.card import _training_table
 from mrtutor.sampling.pack import pack_run
 from mrtutor.sampling.pretrained import load_pretrained
 from mrtutor.training import stages
@@ -37,3 +39,10 @@ def test_an_unfinished_run_is_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"lacks guidance-B: run `mrtutor train all"):
         pack_run(run, tmp_path / "out", preset="smoke", variant="B", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_card_leaves_out_a_stage_that_is_not_finished(run: Path, tmp_path: Path) -> None:
+    runs = shutil.copytree(run / "runs", tmp_path / "runs")
+    (runs / "text" / "cost.json").unlink()
+    table = _training_table(runs)
+    assert "| autoencoder | 2 |" in table and "| text |" not in table

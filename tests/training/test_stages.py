@@ -158,6 +158,8 @@ def test_a_further_round_goes_on_from_the_finished_network(trained, tmp_path):
 def test_a_further_round_asks_for_a_network_that_takes_a_structure(trained, tmp_path):
     with pytest.raises(ValueError, match="expected 68"):
         stages.train(replace(trained, start=trained.folder / "unet"), "guidance", variant=Variant.D)
+    with pytest.raises(ValueError, match="for variant D, got B"):
+        stages.train(replace(trained, start=trained.folder / "unet"), "guidance", variant=Variant.B)
     with pytest.raises(FileNotFoundError, match="unet-D"):
         stages.train(replace(trained, start=tmp_path), "guidance", variant=Variant.D)
 
