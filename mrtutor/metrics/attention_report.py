@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrtutor.metrics.intervals import estimate
+from mrtutor.metrics.intervals import estimate, ratio
 from mrtutor.metrics.interventions import INTERVENTIONS
 from mrtutor.metrics.localisation import paired_permutation
 from mrtutor.metrics.separation import separation, tsne
@@ -71,17 +71,19 @@ def claim(cases: Sequence[dict], tested: dict[str, dict]) -> dict:
 
     `p` is the largest over the nulls: all have to be beaten, so none needs a correction for their number.
     """
-    ratio = np.mean([c["words"][WORD]["auprc"] for c in cases]) / np.mean([c["prevalence"] for c in cases])
+    found = [c["words"][WORD]["auprc"] for c in cases]
+    times = ratio(found, [c["prevalence"] for c in cases], [c["patient"] for c in cases])
     p = max(row["p"] for row in tested.values())
     beaten = [name for name, row in tested.items() if row["p"] < ALPHA]
     return {
         "word": WORD,
-        "ratio": float(ratio),
-        "at_least_3_times": bool(ratio >= FACTOR),
+        "ratio": times["value"],
+        "ratio_ci95": times["ci95"],
+        "at_least_3_times": bool(times["value"] >= FACTOR),
         "beaten": beaten,
         "above_all_nulls": len(beaten) == len(tested),
         "p": p,
-        "holds": bool(ratio >= FACTOR) and len(beaten) == len(tested),
+        "holds": bool(times["value"] >= FACTOR) and len(beaten) == len(tested),
     }
 
 

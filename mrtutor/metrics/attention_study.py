@@ -21,6 +21,7 @@ from mrtutor.data.cohort import Cohort
 from mrtutor.files import write_json
 from mrtutor.metrics.attention_case import EDGES, PLACE, Case, Extract, make_case, measure_case
 from mrtutor.metrics.attention_report import report
+from mrtutor.metrics.draws import weights_key
 from mrtutor.metrics.features import load_features
 from mrtutor.metrics.localisation import average_precision
 from mrtutor.metrics.separation import resnet_features
@@ -32,11 +33,11 @@ from mrtutor.vocabulary import IDH
 
 Rivals = Callable[[Case], dict[str, np.ndarray]]  # maps (H, W) that need no word
 
-OUTPUT = "data/results/attention_study.json"
+OUTPUT = "data/results/10_attention.json"
 STEPS = 12  # of sampling, half of the default: chapter 10 prints how alike the maps of both are
 SIGMAS = (4.0, 8.0, 16.0, 24.0, 32.0)  # pixels, of the blur that makes a map of edges
 FITTED_ON = 64  # training slices that choose it
-CAUSAL_EVERY = 5  # one case in five is also intervened upon
+CAUSAL_EVERY = 10  # one case in ten is also intervened upon
 
 
 def study_cases(cohort: Cohort, count: int, seed: int = 0) -> list[Case]:
@@ -82,14 +83,9 @@ def blurred(case: Case, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(case.structure.astype(np.float32), (0, 0), sigma)
 
 
-def weights_name(pipeline: MRPipeline) -> str:
-    """A short name that changes with the denoiser's weights."""
-    return f"{pipeline.variant}-{sum(p.double().abs().sum().item() for p in pipeline.unet.parameters()):.4f}"
-
-
 def study_key(pipeline: MRPipeline, cohort: Cohort, seed: int, steps: int) -> dict:
     """All that decides a case's figures: other weights, another cohort, another number of steps never mix."""
-    return {"weights": weights_name(pipeline), "cohort": cohort_key(cohort), "seed": seed, "steps": steps}
+    return {"weights": weights_key(pipeline), "cohort": cohort_key(cohort), "seed": seed, "steps": steps}
 
 
 def attention_study(

@@ -108,10 +108,21 @@ def correspondence(sequences: np.ndarray, patients: np.ndarray) -> dict[str, dic
     return {name: estimate([e[name] for e in each], patients) for name in FIGURES}
 
 
-def random_sequences(images: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Sequences whose modalities are drawn at random, each from any case: the lower bound of Table 2."""
-    rng = np.random.default_rng(seed)
-    return np.stack([images[rng.permutation(len(images)), m] for m in range(images.shape[1])], axis=1)
+def random_sequences(images: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences whose modalities are of different patients, drawn at random: the lower bound of Table 2.
+
+    Args:
+        images: (n, M, H, W).
+        patients: (n,) whose each is. With fewer than M of them one has to serve twice.
+
+    Returns:
+        sequences (n, M, H, W), and (n, M) the patients in each: what `estimate` takes for groups.
+    """
+    rng, (people, of) = np.random.default_rng(seed), np.unique(patients, return_inverse=True)
+    rows_of, modalities = [np.flatnonzero(of == k) for k in range(len(people))], range(images.shape[1])
+    members = np.stack([np.resize(rng.permutation(len(people)), len(modalities)) for _ in images])
+    rows = np.array([[rng.choice(rows_of[k]) for k in row] for row in members])
+    return np.stack([images[rows[:, m], m] for m in modalities], axis=1), members
 
 
 def memory(cohort: Cohort, sequences: np.ndarray, cases: Cases) -> dict[str, dict]:
@@ -161,7 +172,7 @@ def tumour_movement(pipeline, cases: Cases, *, count: int = 32, seed: int = 0) -
 
     Returns:
         brightening: mean of that half difference, image units (0 to 1); 0 if the outline moved nothing.
-        moved: share of the cases in which it is positive; 0.5 by chance.
+        moved: share of the cases in which it is positive, a tie counting half; 0.5 by chance.
         cohort: how much brighter than the rest of the brain a true tumour is, in the same slices: the aim.
     """
     chosen = spread(np.arange(len(cases)), count)
@@ -180,6 +191,6 @@ def tumour_movement(pipeline, cases: Cases, *, count: int = 32, seed: int = 0) -
     gain, patients = np.array(gain), cases.patients[chosen]
     return {
         "brightening": estimate(gain, patients),
-        "moved": estimate((gain > 0).astype(float), patients),
+        "moved": estimate((np.sign(gain) + 1) / 2, patients),
         "cohort": estimate(aim, patients),
     }

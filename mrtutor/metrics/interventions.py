@@ -7,7 +7,8 @@ Axes: M = 4 modalities in the order of `Modality` · H, W image pixels (256).
 Source: Hertz et al., ICLR 2023 (prompt-to-prompt); Kim et al., WACV 2024, §4.4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -39,14 +40,23 @@ def draw(pipeline: MRPipeline, sentences: Sequence[str], structure: object, seed
     return pipeline(list(sentences), structure, generator=generators, output_type="np", **options).images
 
 
+@contextmanager
+def in_float32(pipeline: MRPipeline) -> Iterator[None]:
+    """Draw in float32 inside the block: bfloat16 alone moves a picture by 6e-4, as much as a silenced word does."""
+    own, pipeline.precision = pipeline.precision, torch.float32
+    try:
+        yield
+    finally:
+        pipeline.precision = own
+
+
 def intervene(
     pipeline: MRPipeline, idh: IDH, structure: object, seed: int = 0, **options: object
 ) -> dict[str, np.ndarray]:
     """A sequence as it is, and under each of `INTERVENTIONS`: nothing else changes, noise and structure least.
 
-    "own maps" is prompt-to-prompt: the other type's words, spoken into the places where the first type's stood. The
-    sequence "as it is" takes the same way through the layers as the edited ones (its maps are replaced by themselves),
-    so that no difference comes from the number format.
+    "own maps" is prompt-to-prompt: the other type's words, spoken into the places where the first type's stood. All
+    are drawn in float32, so that no difference comes from the number format.
 
     Returns:
         {"as it is": (4, 256, 256), each intervention: (4, 256, 256)}, float32 in [0, 1].
@@ -58,18 +68,19 @@ def intervene(
             return draw(pipeline, own, structure, seed, **options)
 
     count = len(Modality)
-    with maps_from(pipeline, [*range(count)] * 2):
-        both = draw(pipeline, own + swapped, structure, seed, **options)
-    return {
-        "as it is": both[:count],
-        "another seed": draw(pipeline, own, structure, seed + 1, **options),
-        f"silence '{CONTROL}'": silenced(CONTROL),
-        "silence 'glioma'": silenced("glioma"),
-        "silence the type": silenced(str(idh)),
-        "silence all that read the type": silenced(str(idh), "glioma", "<end>"),
-        "other type": draw(pipeline, swapped, structure, seed, **options),
-        "other type, own maps": both[count:],
-    }
+    with in_float32(pipeline):
+        with maps_from(pipeline, [*range(count)] * 2):
+            both = draw(pipeline, own + swapped, structure, seed, **options)
+        return {
+            "as it is": both[:count],
+            "another seed": draw(pipeline, own, structure, seed + 1, **options),
+            f"silence '{CONTROL}'": silenced(CONTROL),
+            "silence 'glioma'": silenced("glioma"),
+            "silence the type": silenced(str(idh)),
+            "silence all that read the type": silenced(str(idh), "glioma", "<end>"),
+            "other type": draw(pipeline, swapped, structure, seed, **options),
+            "other type, own maps": both[count:],
+        }
 
 
 def change(images: np.ndarray, reference: np.ndarray, tumour: np.ndarray, brain: np.ndarray) -> dict[str, float]:

@@ -5,6 +5,7 @@ Axes: n sequences · M = 4 modalities in the order of `Modality` · H, W image p
 
 import cv2
 import numpy as np
+from scipy.ndimage import binary_fill_holes
 
 BLUR_SD_PX = 1.5
 NOISE_SD = 0.05  # of the range [0, 1]
@@ -18,13 +19,17 @@ def blurred(images: np.ndarray, sd: float = BLUR_SD_PX) -> np.ndarray:
 
 
 def noisy(images: np.ndarray, sd: float = NOISE_SD, seed: int = 0) -> np.ndarray:
-    """Rician noise of standard deviation `sd` on top of the slices' own, as in magnitude images. (n, M, H, W) uint8."""
+    """Rician noise of standard deviation `sd` on top of the slices' own, as in magnitude images. (n, M, H, W) uint8.
+
+    Only in the brain: around it cohort slices are exactly 0, and noise there would be all that a network looks at.
+    """
     _check(images)
     rng = np.random.default_rng(seed)
     out = np.empty_like(images)
     for i, sequence in enumerate(images):  # one at a time: complex noise for a whole cohort would fill the memory
         real, imaginary = rng.normal(0, 255 * sd, (2, *sequence.shape))
-        out[i] = np.hypot(sequence + real, imaginary).round().clip(0, 255)
+        brain = binary_fill_holes((sequence > 0).any(axis=0))
+        out[i] = np.hypot(sequence + real, imaginary).round().clip(0, 255) * brain
     return out
 
 

@@ -7,6 +7,8 @@ four modalities (in one slice the type often cannot be seen at all).
 Axes: B batch · M = 4 modalities · H, W image pixels (256).
 """
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,9 @@ from torch import Generator, Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from mrtutor.data.cohort import Cohort
-from mrtutor.files import replace_folder
+from mrtutor.files import replace_folder, write_json
 from mrtutor.presets import StagePreset
-from mrtutor.training.batches import idh_index, pick
+from mrtutor.training.batches import cohort_key, idh_index, pick
 from mrtutor.training.loop import Stage, fit
 from mrtutor.training.objectives import Logs
 from mrtutor.vocabulary import IDH, Modality
@@ -105,7 +107,22 @@ class Reader:
 
 
 def train_reader(cohort: Cohort, folder: Path, *, seed: int = 1, recipe: StagePreset = RECIPE) -> Reader:
-    """Train the two networks on the cohort's training patients, if `folder` does not hold them already."""
+    """Train the two networks on the cohort's training patients, if `folder` does not hold them already.
+
+    Those of another cohort (they may know the test patients), seed or recipe are thrown away.
+
+    Raises:
+        ValueError: networks of unknown origin in `folder`.
+    """
+    of = {"cohort": cohort_key(cohort), "seed": seed, "side": SIDE, "recipe": str(recipe)}
+    about, parts = folder / "of.json", [folder / name for name in ("modality", "idh", "runs")]
+    known = json.loads(about.read_text()) if about.is_file() else None
+    if known is None and any(part.exists() for part in parts):
+        raise ValueError(f"Nobody knows which patients the reader in {folder} was trained on: give another folder.")
+    if known != of:
+        for part in parts:
+            shutil.rmtree(part, ignore_errors=True)
+        write_json(about, of)
     for name, channels, labels in (("modality", 1, len(Modality)), ("idh", len(Modality), len(IDH))):
         if (folder / name).is_dir():
             continue

@@ -5,7 +5,7 @@ Axes: n points · D features · H, W image pixels.
 Source: Kim et al., WACV 2024, Fig. 5; Rousseeuw, 1987 (silhouette); van der Maaten & Hinton, JMLR 2008 (t-SNE).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,9 @@ def separation(features: np.ndarray, labels: list | np.ndarray, groups: list | n
         groups: (n,) patient of each point; a point's own patient is no neighbour, or it would be recognised.
 
     Returns:
-        {"knn_accuracy": estimate over points by the majority of 5 neighbours, "chance": share of the largest kind,
-        "silhouette": mean silhouette, from -1 to 1; 0 where the kinds lie in one another}.
+        {"knn_accuracy": estimate over points by the majority of 5 neighbours, "chance": the same with the
+        kinds of the patients shuffled, "silhouette": mean silhouette, from -1 to 1; 0 where the kinds
+        lie in one another}.
 
     Raises:
         ValueError: fewer than two kinds or groups, or counts that do not match.
@@ -50,14 +51,32 @@ def separation(features: np.ndarray, labels: list | np.ndarray, groups: list | n
     distance[groups[:, None] == groups[None]] = np.inf
     near = np.argsort(distance, axis=1, kind="stable")[:, :NEIGHBOURS]
     counts = np.isfinite(np.take_along_axis(distance, near, 1))
-    votes = np.stack([((coded[near] == k) & counts).sum(axis=1) for k in range(len(kinds))], axis=1)
-    best = votes == votes.max(axis=1, keepdims=True)
-    right = best[np.arange(len(coded)), coded] / best.sum(axis=1)  # a tie is right by its share
+
+    def right(coded: np.ndarray) -> np.ndarray:
+        votes = np.stack([((coded[near] == k) & counts).sum(axis=1) for k in range(len(kinds))], axis=1)
+        best = votes == votes.max(axis=1, keepdims=True)
+        return best[np.arange(len(coded)), coded] / best.sum(axis=1)  # a tie is right by its share
+
     return {
-        "knn_accuracy": estimate(right, groups),
-        "chance": float(np.bincount(coded).max() / len(coded)),
+        "knn_accuracy": estimate(right(coded), groups),
+        "chance": float(np.mean([right(other).mean() for other in _shuffled(coded, groups)])),
         "silhouette": float(silhouette_score(points, coded)),
     }
+
+
+def _shuffled(coded: np.ndarray, groups: np.ndarray, times: int = 200) -> Iterator[np.ndarray]:
+    """The kinds (n,) dealt out anew, as they might lie if features said nothing of them.
+
+    Whole patients change their kind, where each has one; else the points of each patient. Below one half for two kinds:
+    with a patient's own points left out, the others are less often of his kind.
+    """
+    rng, of = np.random.default_rng(0), np.unique(groups, return_inverse=True)[1]
+    first = np.unique(of, return_index=True)[1]
+    for _ in range(times):
+        if np.array_equal(coded[first][of], coded):
+            yield rng.permutation(coded[first])[of]
+        else:
+            yield coded[np.lexsort((rng.random(len(of)), of))[np.argsort(np.argsort(of, kind="stable"))]]
 
 
 def _standardised(features: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from mrtutor.metrics import memorisation as memory
 from mrtutor.metrics import utility as segmentation
 from mrtutor.metrics.features import Features
 from mrtutor.metrics.frechet import RESAMPLES, distance_estimate
-from mrtutor.metrics.intervals import estimate
+from mrtutor.metrics.intervals import estimate, ratio
 from mrtutor.metrics.nulls import NULLS
 from mrtutor.metrics.two_sample import STEPS, patient_folds, tell_by_features, tell_by_pixels
 from mrtutor.vocabulary import Modality
@@ -40,11 +40,12 @@ def image_quality(
     """FD-MR and KID of every set to the cohort's training slices, per modality and on average.
 
     The reference is every training slice: no structure that a set was drawn from is among them. The floor is what
-    held-out *real* slices, as many as the largest set where there are so many, reach against the same reference; the
-    null rows are those very slices, spoilt. What a model gains on the floor is noise, not quality.
+    held-out *real* slices reach against the same reference, those that the structures are of; the null rows are those
+    very slices, spoilt. What a model gains on the floor is noise, not quality.
 
     Args:
-        rows: of the sets; without it each sequence counts as its own patient in the intervals.
+        rows: of the sets; without it each sequence counts as its own patient in the intervals, and the floor takes as
+            many held-out slices as the largest set has.
         resamples: bootstrap draws.
 
     Returns:
@@ -56,7 +57,8 @@ def image_quality(
     """
     for name, images in sets.items():
         _check(name, images, rows)
-    train, held = cohort.rows("train"), _held_out_rows(cohort, max(map(len, sets.values()), default=0), seed)
+    train, largest = cohort.rows("train"), max(map(len, sets.values()), default=0)
+    held = _held_out_rows(cohort, largest, seed) if rows is None else np.unique(rows)
     patients = cohort.table["subject_id"].to_numpy()
     reference = features.of_rows(cohort, train, "training slices")
     real = np.asarray(cohort.images[held])
@@ -200,17 +202,6 @@ def utility(sets: Sets, rows: np.ndarray, cohort: Cohort, seed: int = 0, *, step
             report[name][arm] = estimate(scores[f"{name}/{arm}"], people[test])
             report[name][f"{arm}_ratio"] = ratio(scores[f"{name}/{arm}"], scores["cohort"], people[test], seed)
     return report
-
-
-def ratio(a: np.ndarray, b: np.ndarray, patients: np.ndarray, seed: int = 0) -> dict:
-    """Mean of a over mean of b, both (n,) of the same slices, with an interval that resamples patients."""
-    index = np.unique(patients, return_inverse=True)[1]
-    sums = [np.bincount(index, weights=x) for x in (a, b)]
-    draws = np.random.default_rng(seed).integers(0, len(sums[0]), (10 * RESAMPLES, len(sums[0])))
-    tops, bottoms = (x[draws].sum(axis=1) for x in sums)
-    low, high = np.percentile(tops / np.maximum(bottoms, 1e-9), [2.5, 97.5])
-    value = sums[0].sum() / max(sums[1].sum(), 1e-9)
-    return {"value": float(value), "ci95": [float(low), float(high)], "n": len(a)}
 
 
 def _check(name: str, images: np.ndarray, rows: np.ndarray | None) -> None:

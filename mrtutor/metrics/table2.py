@@ -1,7 +1,7 @@
 """Table 2: how alike the modalities of a sequence are, between what is true and what chance gives.
 
 SSIM, NMI and NCC over the six modality pairs of a sequence. *GT* are the slices of held-out patients whose structures
-were drawn from, *random* are modalities drawn at random from different ones of them (the background and the middle of
+were drawn from, *random* are modalities of different ones of them, drawn at random (the background and the middle of
 a brain are alike anyway), *prediction* is the model. Higher is not better: four copies of one picture reach 1.
 
     NMI(a, b) = 2 · I(a; b) / (H(a) + H(b)), in [0, 1], 64 grey levels
@@ -30,11 +30,6 @@ PAIR_NAMES = tuple(f"{list(Modality)[a]}-{list(Modality)[b]}" for a, b in PAIRS)
 REGIONS = ("whole", "brain")
 GT, PREDICTION, RANDOM = "gt", "prediction", "random"
 FOREGROUND = 0.06  # grey value that the brightest modality of a brain pixel exceeds; background noise stays below
-PAPER = {  # Table 2 of the paper: mean and standard deviation are over its private patients
-    "ssim": {GT: 0.757, PREDICTION: 0.743, RANDOM: 0.659},
-    "nmi": {GT: 0.487, PREDICTION: 0.457, RANDOM: 0.271},
-    "ncc": {GT: 0.910, PREDICTION: 0.909, RANDOM: 0.735},
-}
 
 
 def brain_of(sequence: np.ndarray) -> np.ndarray:
@@ -89,14 +84,16 @@ def table2(sets: Mapping[str, SyntheticSet], truth: SyntheticSet, seed: int = 0)
     first = next(iter(sets))
     sources = {PREDICTION if name == first else name: _figures(s.images, name) for name, s in sets.items()}
     sources[GT] = _repeated(truth)
-    sources[RANDOM] = _figures(random_sequences(truth.images, seed), RANDOM)
-    regions = {region: _rows(sources, truth.patients, k) for k, region in enumerate(REGIONS)}
+    mixed, members = random_sequences(truth.images, truth.patients, seed)
+    sources[RANDOM] = _figures(mixed, RANDOM)
+    patients = dict.fromkeys(sources, truth.patients) | {RANDOM: members}
+    regions = {region: _rows(sources, patients, k) for k, region in enumerate(REGIONS)}
     return {
         **regions["whole"],
         "brain": regions["brain"],
         "pairs": {
             name: {
-                pair: {s: _entry(v[:, 0, p, f], truth.patients) for s, v in sources.items()}
+                pair: {s: _entry(v[:, 0, p, f], patients[s]) for s, v in sources.items()}
                 for p, pair in enumerate(PAIR_NAMES)
             }
             for f, name in enumerate(FIGURES)
@@ -131,9 +128,9 @@ def _repeated(truth: SyntheticSet) -> np.ndarray:
     return _figures(truth.images[first], GT)[inverse]
 
 
-def _rows(sources: Mapping[str, np.ndarray], patients: np.ndarray, region: int) -> dict:
+def _rows(sources: Mapping[str, np.ndarray], patients: Mapping[str, np.ndarray], region: int) -> dict:
     return {
-        name: {source: _entry(values[:, region, :, f].mean(axis=1), patients) for source, values in sources.items()}
+        name: {s: _entry(values[:, region, :, f].mean(axis=1), patients[s]) for s, values in sources.items()}
         for f, name in enumerate(FIGURES)
     }
 

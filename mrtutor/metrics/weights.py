@@ -16,9 +16,10 @@ from mrtutor.data.cohort import Cohort
 from mrtutor.data.nifti import read_folder
 from mrtutor.data.prepare import prepare_subject
 from mrtutor.data.simulate import simulate_subject
-from mrtutor.files import write_json
+from mrtutor.files import atomic_path, write_json
 from mrtutor.metrics import generation, reconstruction
 from mrtutor.metrics.cost import measure_in_own_process, sampling_cost, training_ratio
+from mrtutor.metrics.draws import network_key, weights_key
 from mrtutor.metrics.generation import Cases, held_out_cases
 from mrtutor.metrics.intervals import estimate
 from mrtutor.metrics.reader import Reader
@@ -59,8 +60,9 @@ def evaluate_weights(
         real: folders of real cases, whose slices go through the autoencoder too.
     """
     report = json.loads(output.read_text()) if output.is_file() else {}
-    key = {"seed": seed, "count": count, "cohort": cohort_key(cohort), "weights": _weights_key(pipeline)}
-    if report.get("of") != key:  # other weights: nothing that stands there holds
+    key = {"seed": seed, "count": count, "cohort": cohort_key(cohort), "weights": weights_key(pipeline)}
+    key |= {"reader": network_key(reader.modality, reader.idh), "real": [Path(folder).name for folder in real]}
+    if report.get("of") != key:  # other weights, reader or cases: nothing that stands there holds
         report = {"of": key, "seed": seed, "device_trained": trained_on, "commit": commit()}
     cases = held_out_cases(cohort, count)
     sequences = _sequences(pipeline, cases, seed, output, key)
@@ -90,14 +92,9 @@ def _sequences(pipeline, cases: Cases, seed: int, output: Path, key: dict) -> np
         if json.loads(str(stored["key"])) == key:
             return stored["sequences"].astype(np.float32) / 255
     sequences = generation.generate(pipeline, cases, seed=seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, sequences=(sequences * 255).round().astype(np.uint8), key=json.dumps(key))
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, sequences=(sequences * 255).round().astype(np.uint8), key=json.dumps(key))
     return sequences
-
-
-def _weights_key(pipeline) -> str:
-    total = sum(p.double().abs().sum().item() for p in pipeline.unet.parameters())
-    return f"{pipeline.config.variant}-{total:.4f}"
 
 
 def autoencoder_figures(e: Evaluation) -> dict:
@@ -177,11 +174,11 @@ def sequence_figures(e: Evaluation) -> dict:
     """SSIM, NMI and NCC of generated, cohort and randomly paired sequences."""
     patients = e.cases.patients
     sources = {
-        "generated": e.sequences,
-        "cohort": e.cases.images,
-        "random": generation.random_sequences(e.cases.images, e.seed),
+        "generated": (e.sequences, patients),
+        "cohort": (e.cases.images, patients),
+        "random": generation.random_sequences(e.cases.images, patients, e.seed),
     }
-    figures = {name: generation.correspondence(images, patients) for name, images in sources.items()}
+    figures = {name: generation.correspondence(*pair) for name, pair in sources.items()}
     return {metric: {name: figures[name][metric] for name in sources} for metric in ("ssim", "nmi", "ncc")}
 
 

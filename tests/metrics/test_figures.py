@@ -88,11 +88,31 @@ def test_uint8_and_floats_have_one_scale():
 
 def test_random_sequences_mix_cases_but_not_modalities():
     images = np.arange(12 * 4).reshape(12, 4, 1, 1) * np.ones((1, 1, 2, 2))
-    mixed = random_sequences(images)
+    patients = np.arange(12) // 2  # two slices each
+    mixed, members = random_sequences(images, patients)
     for m in range(4):
-        assert sorted(mixed[:, m, 0, 0]) == sorted(images[:, m, 0, 0])
-    together = [len({int(v) // 4 for v in case[:, 0, 0]}) for case in mixed]
-    assert np.mean(together) > 2.5
+        assert np.isin(mixed[:, m, 0, 0], images[:, m, 0, 0]).all(), "a modality in another's place"
+    assert np.array_equal(patients[mixed[..., 0, 0].astype(int) // 4], members)
+    assert all(len(set(row)) == 4 for row in members), "two modalities of one patient are no random pair"
+
+
+def test_interval_of_values_that_mix_patients():
+    """Each value is the mean of three patients' own values; 95 % of the intervals must hold the true mean."""
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(200):
+        own = rng.normal(size=30)
+        members = np.stack([rng.permutation(30)[:3] for _ in range(200)])
+        low, high = estimate(own[members].mean(axis=1), members)["ci95"]
+        covered.append(low <= 0 <= high)
+    assert 0.9 <= np.mean(covered) <= 0.99
+
+
+def test_no_exception_seen_is_no_certainty():
+    """32 of 32: Wilson's interval of as many patients, not [1, 1]."""
+    low, high = estimate(np.ones(32))["ci95"]
+    assert low == pytest.approx(0.893, abs=1e-3) and high == pytest.approx(1)
+    assert estimate(np.ones(32), np.repeat(np.arange(8), 4))["ci95"][0] == pytest.approx(0.676, abs=1e-3)
+    assert estimate(np.zeros(32))["ci95"][1] == pytest.approx(0.107, abs=1e-3)
 
 
 def test_structure_f1_leaves_out_the_modality_that_gave_the_edges():

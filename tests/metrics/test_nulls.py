@@ -23,9 +23,12 @@ def test_blur_keeps_the_mean_and_takes_the_edges(images: np.ndarray) -> None:
 
 def test_noise_has_the_standard_deviation_it_says_and_is_rician(images: np.ndarray) -> None:
     rough = noisy(images, sd=0.05)
-    inside, outside = rough[:, 1, 20:44, 20:44].astype(float), rough[:, 1, :12].astype(float)
-    assert inside.std() == pytest.approx(0.05 * 255, rel=0.05)
-    assert outside.mean() == pytest.approx(0.05 * 255 * (np.pi / 2) ** 0.5, rel=0.05)  # Rayleigh where nothing is
+    assert rough[:, 1, 20:44, 20:44].std() == pytest.approx(0.05 * 255, rel=0.05)
+    assert not rough[:, :, :12].any(), "noise where the cohort has none"
+    dark = images.copy()
+    dark[:, 1, 20:44, 20:44] = 0  # a hole in the brain
+    hole = noisy(dark, sd=0.05)[:, 1, 20:44, 20:44]
+    assert hole.mean() == pytest.approx(0.05 * 255 * (np.pi / 2) ** 0.5, rel=0.05)  # Rayleigh where there is no signal
     assert np.array_equal(rough, noisy(images, sd=0.05)) and not np.array_equal(rough, noisy(images, seed=1))
 
 

@@ -39,6 +39,15 @@ def test_a_network_that_is_missing_is_trained_alone(tiny_cohort, tmp_path):
     assert (tmp_path / "modality").is_dir() and (tmp_path / "idh" / "model.safetensors").read_bytes() == kept
 
 
+def test_a_reader_of_other_patients_is_no_independent_reader(tiny_cohort, tmp_path):
+    first = train_reader(tiny_cohort, tmp_path, recipe=TINY)
+    other = train_reader(tiny_cohort, tmp_path, seed=2, recipe=TINY)
+    assert not torch.equal(first.idh.classifier[-1].weight, other.idh.classifier[-1].weight)
+    (tmp_path / "of.json").unlink()
+    with pytest.raises(ValueError, match="which patients"):
+        train_reader(tiny_cohort, tmp_path, recipe=TINY)
+
+
 def test_labels_are_modalities_of_slices_and_types_of_sequences(tiny_cohort):
     rows, generator = tiny_cohort.rows("train"), step_generator(0, 0)
     one = ReaderBatches(tiny_cohort, rows, whole=False)(8, generator)

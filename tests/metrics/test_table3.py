@@ -134,7 +134,7 @@ def test_whom_the_picture_follows(obeys, share):
     assert cells["mutant"]["mutant"] == 0 and cells["wild"]["wild"] == 1
     assert cells["mutant"]["wild"] == share and cells["wild"]["mutant"] == 1 - share
     assert report["ldm"]["follows_prompt"]["value"] == 1 and set(report["ldm"]["wild_read"]) == {"none"}
-    assert report["cohort"]["agreeing"] == {"value": 1.0, "ci95": [1.0, 1.0], "sd": 0.0, "n": 8}
+    assert (report["cohort"]["agreeing"]["value"], report["cohort"]["agreeing"]["n"]) == (1.0, 8)
     json.dumps(report, allow_nan=False)
 
 

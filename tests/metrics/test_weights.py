@@ -53,15 +53,19 @@ def test_a_finished_part_is_kept_and_other_weights_start_anew(report, cohort) ->
     marked["cost"]["default_s"]["value"] = -1.0
     path.write_text(json.dumps(marked))
     assert weights.evaluate_weights(pipe, cohort, reader, path, count=3)["cost"]["default_s"]["value"] == -1.0
-    with torch.no_grad():
-        pipe.unet.conv_out.bias.add_(1)
-    path.write_text(json.dumps(marked | {"extra": 1}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "held_out_cases", lambda *_: (_ for _ in ()).throw(InterruptedError))
-        with pytest.raises(InterruptedError):
-            weights.evaluate_weights(pipe, cohort, reader, path, count=3)
-    with torch.no_grad():
-        pipe.unet.conv_out.bias.sub_(1)
+    networks = {"denoiser": pipe.unet.conv_out.bias, "autoencoder": pipe.autoencoder.decoder.conv_out.bias}
+    for what, bias in (networks | {"reader": reader.idh.classifier[-1].bias}).items():
+        with torch.no_grad():
+            bias.add_(1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(weights, "cost_figures", lambda _, what=what: {"default_s": f"other {what}"})
+            for name in ("autoencoder", "prompt", "structure", "diversity"):
+                patch.setattr(weights, f"{name}_figures", lambda _: {})
+            patch.setattr(weights.generation, "tumour_movement", lambda *_, **__: {})
+            found = weights.evaluate_weights(pipe, cohort, reader, path, count=3)
+        assert found["cost"]["default_s"] == f"other {what}", "a figure of other weights was kept"
+        with torch.no_grad():
+            bias.sub_(1)
 
 
 def test_pictures_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
