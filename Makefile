@@ -41,8 +41,8 @@ test: $(READY)  ## style, unit tests and every notebook in its smoke preset
 simulate: $(READY)  ## make the simulated cohort in outputs/cohort
 	@$(BIN)/mrtutor simulate --out outputs/cohort
 
-train: $(READY)  ## train all stages on outputs/cohort (PRESET=laptop)
-	@$(BIN)/mrtutor train all --preset $(PRESET) --cohort outputs/cohort
+train: $(READY)  ## train all stages on outputs/cohort (PRESET=laptop), or go on after a cut
+	@$(BIN)/mrtutor train all --preset $(PRESET) --cohort outputs/cohort --resume
 
 notebooks: $(READY)  ## run every chapter with its own parameters and keep the outputs (long)
 	@$(RUNNER) --in-place

@@ -28,12 +28,13 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(*args: object, **kwargs: object) -> None:
+        again = "with --resume" if "resume" in kwargs else "again"  # without it, `train` starts anew
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            _stop("Interrupted. Nothing is half-written; run the same command again to go on.", INTERRUPTED)
-        except (ValueError, OSError) as error:
-            _stop(f"Error: {_one_line(error)}", MISTAKE)
+            _stop(f"Interrupted. Nothing is half-written; run the same command {again} to go on.", INTERRUPTED)
+        except (ValueError, OSError, FloatingPointError) as error:
+            _stop(f"Error: {_one_line(error, again)}", MISTAKE)
         except RuntimeError as error:
             if type(error).__name__ != "BrokenProcessPool":
                 raise
@@ -42,10 +43,10 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _one_line(error: ValueError | OSError) -> str:
+def _one_line(error: Exception, again: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({text}): free some space and run the same command again; finished work is kept."
+        return f"the disk is full ({text}): free some space and run the same command {again}; finished work is kept."
     if isinstance(error, PermissionError):
         return f"no permission ({text}): choose a folder you may write to, or change its rights."
     return text
@@ -54,6 +55,20 @@ def _one_line(error: ValueError | OSError) -> str:
 def _stop(message: str, status: int) -> None:
     typer.echo(message, err=True)
     raise typer.Exit(status)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: the message lists those it has.
+    """
+    import torch
+
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    here = [device for device, there in found.items() if there]
+    if name not in here:
+        raise ValueError(f"No device {name!r} here: this machine has {', '.join(here)}: give one as --device.")
 
 
 @app.command()
@@ -71,6 +86,7 @@ def simulate(
     from mrtutor.data.build import build_cohort
     from mrtutor.data.sources import simulated_cases
 
+    check_device(device)
     if nifti and (out / "cohort.json").exists():
         raise ValueError(f"{out} is finished: NIfTI are written while simulating; choose another --out.")
     volumes = None if nifti is None else str(nifti)

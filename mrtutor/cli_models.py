@@ -5,12 +5,20 @@ from typing import Annotated
 
 import typer
 
-from mrtutor.cli import app, plain_errors
+from mrtutor.cli import app, check_device, plain_errors
 
 CohortFolder = Annotated[Path, typer.Option(help="Folder of a prepared cohort.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same result on one machine.")]
 Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")]
 PresetName = Annotated[str, typer.Option(help="smoke, laptop, colab or paper.")]
+
+OPTION_STAGES = {  # options of `train` that not every stage reads
+    "variant": ("guidance", "all"),
+    "text_encoder": ("text", "all"),
+    "unet": ("denoiser", "all"),
+    "vae": ("autoencoder", "all"),
+    "start": ("guidance",),
+}
 
 
 @app.command()
@@ -39,6 +47,9 @@ def train(
     from mrtutor.presets import load_preset
     from mrtutor.training import stages
 
+    _check_options(stage, variant=variant, text_encoder=text_encoder, unet=unet, vae=vae, start=start)
+    check_device(device)
+    chosen = Variant(variant) if variant else None
     folder, hub = out or Path("outputs") / preset, HubSources(text_encoder, unet, vae)
     run = stages.Run(load_preset(preset), Cohort.open(cohort), folder, seed, device, steps, hub, start)
     if stage == "stylegan2":
@@ -47,13 +58,20 @@ def train(
         path = train_stylegan2(run, resume=resume)
         typer.echo(f"Done: stylegan2 trained in {path}; log and sheets in {folder / 'runs'}.")
         return
-    chosen = Variant(variant) if variant else None
     for name in stages.STAGES if stage == "all" else [stage]:
         path = stages.train(run, name, variant=chosen, resume=resume)
         if name in run.given:
             typer.echo(f"Done: {name} taken from {run.given[name]} to {path}; nothing was trained.")
         else:
             typer.echo(f"Done: {name} trained in {path}; log and sheets in {folder / 'runs'}.")
+
+
+def _check_options(stage: str, **options: object) -> None:
+    """Refuse an option that the stage would not read."""
+    for name, value in options.items():
+        if value is not None and stage not in OPTION_STAGES[name]:
+            option, stages = f"--{name.replace('_', '-')}", " or ".join(OPTION_STAGES[name])
+            raise ValueError(f"{option} is for `train {stages}`, got it with {stage!r}: leave it out.")
 
 
 @app.command()
@@ -63,14 +81,20 @@ def pack(
     out: Annotated[Path, typer.Option(help="Folder of the pipeline.")] = Path("data/pretrained/laptop"),
     preset: PresetName = "laptop",
     variant: Annotated[str | None, typer.Option(help="Guidance variant; default the preset's.")] = None,
-    device: Annotated[str, typer.Option(help="What trained it, for the model card.")] = "2 CPU cores",
-    results: Annotated[Path, typer.Option(help="Figures for the model card.")] = Path("data/results/weights.json"),
+    device: Annotated[
+        str | None, typer.Option(help="What trained it, for the card; default what the run says.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Figures for the card, if of these weights.")] = Path(
+        "data/results/weights.json"
+    ),
 ) -> None:
     """Put the trained parts together as a pipeline folder: float16 safetensors, model card, checksums."""
+    from mrtutor.metrics.draws import weights_key
     from mrtutor.sampling.pack import pack_run
 
-    size = pack_run(run, out, preset=preset, variant=variant, device=device, results=results)
-    typer.echo(f"Done: pipeline of {size / 2**20:.1f} MiB in {out}.")
+    done = pack_run(run, out, preset=preset, variant=variant, device=device, results=results, key=weights_key)
+    figures = f"figures of {results}" if done.measured else "no figures: measure these weights, then pack again"
+    typer.echo(f"Done: pipeline of {done.size_bytes / 2**20:.1f} MiB in {out}, U-Net of {done.unet}; {figures}.")
 
 
 @app.command()
@@ -114,6 +138,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for pictures and NIfTI.")] = Path("outputs/sample"),
 ) -> None:
     """Draw a four-modality sequence from a real case's structure or from a structure map (synthetic images)."""
+    from mrtutor.metrics.correspondence import FIGURES
     from mrtutor.sampling import subject as work
     from mrtutor.sampling.pretrained import load_pretrained
 
@@ -121,9 +146,8 @@ def sample(
         raise ValueError("Expected either --subject FOLDER or --structure PNG.")
     pipe = load_pretrained(pipeline)
     if subject:
-        result = work.sample_subject(
-            pipe, subject, idh, out, slice_index=slice_index, structure_from=structure_from, seed=seed, steps=steps
-        )
+        options = {"slice_index": slice_index, "structure_from": structure_from, "seed": seed, "steps": steps}
+        result = work.sample_subject(pipe, subject, idh, out, **options, likeness=FIGURES)
     else:
         result = work.sample_structure(pipe, structure, idh, out, seed=seed, steps=steps)
     for name, value in result.figures.items():

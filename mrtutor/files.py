@@ -45,9 +45,9 @@ def _umask() -> int:
 
 
 def write_text(final: str | Path, text: str) -> None:
-    """Write ``text`` (UTF-8) atomically."""
+    """Write ``text`` (UTF-8, lines end in LF on every system) atomically."""
     with atomic_path(final) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(final: str | Path, value: object) -> None:
@@ -97,21 +97,31 @@ def verify_checksums(folder: str | Path) -> None:
 def replace_folder(final: str | Path) -> Iterator[Path]:
     """Give an empty temporary folder beside ``final``; swap it in for ``final`` only if the block succeeds.
 
+    A folder cannot be renamed onto a full one, so the old one steps aside first, to ``.NAME-old``. A kill at that very
+    moment leaves it there, and the next call puts it back.
+
     Raises:
-        OSError: no permission, full disk, …: the temporary folder is removed, ``final`` is untouched.
+        OSError: no permission, full disk, …: the temporary folder is removed, ``final`` is what it was.
     """
     final = Path(final)
+    old = final.with_name(f".{final.name}-old")
     final.parent.mkdir(parents=True, exist_ok=True)
+    _put_back(old, final)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=final.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
-        if final.exists():  # a folder cannot be renamed onto a full one: step the old one aside first
-            old = temporary.with_name(temporary.name + "-old")
+        if final.exists():
             os.replace(final, old)
-            os.replace(temporary, final)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, final)
+        os.replace(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _put_back(old, final)
+
+
+def _put_back(old: Path, final: Path) -> None:
+    """End a swap: ``old`` goes where ``final`` has come, and takes its place where it has not."""
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        os.replace(old, final)

@@ -43,6 +43,12 @@ _IDH_WORDS = {
     "wild-type": IDH.WILD,
     "wt": IDH.WILD,
 }
+MODALITY_PHRASES = {  # names of several words, as radiologists write them
+    Modality.FLAIR: ("T2-FLAIR",),
+    Modality.T1: ("T1-weighted", "T1w"),
+    Modality.T1GD: ("T1 Gd", "T1 post-contrast", "post-contrast T1", "contrast-enhanced T1", "T1 with gadolinium"),
+    Modality.T2: ("T2-weighted", "T2w"),
+}
 MODALITY_ALIASES = tuple(_MODALITY_WORDS)
 IDH_ALIASES = tuple(_IDH_WORDS)
 
@@ -75,17 +81,30 @@ def parse(sentence: str) -> tuple[Modality, IDH]:
     Raises:
         ValueError: a word is missing, or two different ones are named.
     """
-    words = re.findall(r"[a-z0-9]+(?:-type|-post|\+)?", sentence.lower())
-    return (
-        _the_one(words, _MODALITY_WORDS, "modality", sentence),
-        _the_one(words, _IDH_WORDS, "IDH type", sentence),
-    )
+    types = _named(_IDH_WORDS, sentence)
+    return _the_one(modalities_in(sentence), Modality, sentence), _the_one(types, IDH, sentence)
 
 
-def _the_one(words: list[str], table: dict, what: str, sentence: str) -> StrEnum:
-    found = sorted({table[w] for w in words if w in table})
+def modalities_in(sentence: str) -> set[Modality]:
+    """Modalities that a sentence names; a long name hides the short one inside it: T2-FLAIR is FLAIR, not T2."""
+    phrases = {phrase: modality for modality, some in MODALITY_PHRASES.items() for phrase in some}
+    return _named(_MODALITY_WORDS | phrases, sentence)
+
+
+def _named(words: dict, sentence: str) -> set:
+    names = {_spaced(word): value for word, value in words.items()}
+    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    found = re.findall(rf"(?<![a-z0-9])(?:{longest_first})(?![a-z0-9+])", _spaced(sentence))
+    return {names[name] for name in found}
+
+
+def _spaced(text: str) -> str:
+    """Lower case, and a hyphen is a space."""
+    return re.sub(r"[\s-]+", " ", text.lower())
+
+
+def _the_one(found: set, cls: type[StrEnum], sentence: str) -> StrEnum:
     if len(found) != 1:
-        named = "none" if not found else " and ".join(found)
-        choices = ", ".join(sorted(set(table.values())))
-        raise ValueError(f"Expected exactly one {what} ({choices}) in {sentence!r}, found {named}.")
-    return found[0]
+        what, named = "IDH type" if cls is IDH else "modality", " and ".join(sorted(found)) or "none"
+        raise ValueError(f"Expected exactly one {what} ({', '.join(cls)}) in {sentence!r}, found {named}.")
+    return found.pop()

@@ -27,12 +27,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_given_components_are_not_trained(places: tuple[Path, Path], tmp_path: Path) -> None:
     cohort, sd = places
     base = ("--preset", "smoke", "--cohort", cohort, "--out", tmp_path / "run", "--steps", 1)
-    given = ("--text-encoder", sd, "--vae", sd, "--unet", sd)
-    for stage, name in (("autoencoder", "autoencoder"), ("text", "text_encoder")):
-        done = run("train", stage, *base, *given)
+    for stage, option, name in (("autoencoder", "--vae", "autoencoder"), ("text", "--text-encoder", "text_encoder")):
+        done = run("train", stage, *base, option, sd)
         assert done.exit_code == 0, done.output
         assert done.stdout == f"Done: {stage} taken from {sd} to {tmp_path / 'run' / name}; nothing was trained.\n"
-    done = run("train", "denoiser", *base, *given)
+    done = run("train", "denoiser", *base, "--unet", sd)
     assert done.exit_code == 0 and "Done: denoiser trained in" in done.stdout, done.output
 
 
@@ -44,8 +43,8 @@ def test_mistakes_are_one_line(places: tuple[Path, Path], tmp_path: Path) -> Non
     assert refused.stderr.startswith("Error: No autoencoder at") and "HF_TOKEN" in refused.stderr
     assert not (tmp_path / "run/autoencoder").exists()
     tiny_unet(cross_attention_dim=40).save_pretrained(tmp_path / "unet")
-    for stage in ("autoencoder", "text"):
-        run("train", stage, *base, "--vae", sd, "--text-encoder", sd)
+    for stage, option in (("autoencoder", "--vae"), ("text", "--text-encoder")):
+        run("train", stage, *base, option, sd)
     refused = run("train", "denoiser", *base, "--unet", tmp_path / "unet")
     assert refused.exit_code == 2 and "width 40, the text encoder gives 24" in refused.stderr
 

@@ -1,5 +1,6 @@
 """The commands train, pack, sample, examples and evaluate: the whole path on tiny models, and mistakes in one line."""
 
+import errno
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,6 +14,7 @@ import mrtutor.cli_models  # noqa: F401 - its commands join the app
 from mrtutor.cli import app
 from mrtutor.metrics import evaluation, reader
 from mrtutor.metrics.draws import held_out_rows, orders
+from mrtutor.training import stages
 from tests.cohorts import write_tiny_cohort
 
 
@@ -45,6 +47,7 @@ def test_train_pack_sample(cohort: Path, tmp_path: Path) -> None:
     case = write_case(tmp_path / "CASE-1")
     sampled = run("sample", "--subject", case, "--pipeline", weights, "--steps", 2, "--out", tmp_path / "pictures")
     assert sampled.exit_code == 0, sampled.output
+    assert "NCC T1Gd: " in sampled.stdout and "mirror image" in sampled.stdout
     assert sampled.stdout.endswith(f"Done: 9 files of synthetic images in {tmp_path / 'pictures'}.\n")
 
 
@@ -67,6 +70,45 @@ def test_mistakes_are_one_line(cohort: Path, tmp_path: Path) -> None:
     refused(run("evaluate", "--variants", 2, "--preset", "smoke", "--cohort", cohort, "--run", tmp_path), "is missing")
     assert not (tmp_path / "e.json").exists() and not (tmp_path / "draws").exists()
     assert not (tmp_path / "w").exists() and not list(Path(tmp_path).rglob(".tmp-*"))
+
+
+def test_an_option_of_another_stage_is_named(cohort: Path, tmp_path: Path) -> None:
+    base = ("--preset", "smoke", "--cohort", cohort, "--out", tmp_path / "run")
+    for stage, option, value, of in (
+        ("stylegan2", "--variant", "A", "guidance or all"),
+        ("denoiser", "--text-encoder", "x", "text or all"),
+        ("text", "--unet", "x", "denoiser or all"),
+        ("guidance", "--vae", "x", "autoencoder or all"),
+        ("all", "--start", tmp_path, "guidance"),
+    ):
+        refused(run("train", stage, option, value, *base), f"{option} is for `train {of}`, got it with {stage!r}")
+    refused(run("train", "guidance", "--variant", "Z", *base), "Unknown guidance variant 'Z'", "none, A, B, C, D")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "" if torch.cuda.is_available() else "cuda"])
+def test_a_device_that_is_not_there_is_refused(cohort: Path, tmp_path: Path, device: str) -> None:
+    base = ("--out", tmp_path / "run", "--device", device)
+    refused(run("train", "text", "--preset", "smoke", "--cohort", cohort, *base), f"No device {device!r}", "cpu")
+    refused(run("simulate", "--patients", 1, *base), f"No device {device!r}", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "run the same command with --resume to go on"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "run the same command with --resume"),
+        (FloatingPointError("The loss of stage text is nan"), 2, "Error: The loss of stage text is nan"),
+    ],
+)
+def test_trouble_while_training(cohort: Path, tmp_path: Path, monkeypatch, error, status, message) -> None:
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(stages, "train", fail)
+    stopped = run("train", "text", "--preset", "smoke", "--cohort", cohort, "--out", tmp_path / "run")
+    assert stopped.exit_code == status and message in stopped.stderr
 
 
 def test_evaluate_hands_the_models_down(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

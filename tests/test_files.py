@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
 from mrtutor import files
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def names(folder):
@@ -20,6 +23,24 @@ def test_writes_and_makes_parents(tmp_path):
     files.write_text(tmp_path / "a/b/text.txt", "ärger\n")
     assert (tmp_path / "a/b/text.txt").read_text(encoding="utf-8") == "ärger\n"
     assert names(tmp_path / "a/b") == ["text.txt"]
+
+
+def test_lines_end_in_lf_on_windows_too(tmp_path, monkeypatch):
+    def as_on_windows(path, text, encoding=None, errors=None, newline=None):
+        return path.write_bytes(text.replace("\n", newline or "\r\n").encode(encoding))
+
+    monkeypatch.setattr(Path, "write_text", as_on_windows)
+    files.write_text(tmp_path / "SHA256SUMS", "a\nb\n")
+    assert (tmp_path / "SHA256SUMS").read_bytes() == b"a\nb\n"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+def test_no_checkout_turns_line_ends_of_data_and_scripts_into_crlf():
+    names = ["data/pretrained/laptop/SHA256SUMS", "data/results/weights.json", ".ci/run", "binder/postBuild", "a/b.sh"]
+    asked = ["git", "-c", "core.autocrlf=true", "check-attr", "text", "eol", "--", *names]
+    said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(f"{name}: text: unset" in said for name in names[:2])
+    assert all(f"{name}: eol: lf" in said for name in names[2:])
 
 
 def test_permissions_are_those_of_open(tmp_path):
@@ -126,3 +147,41 @@ def test_replace_folder_swaps_or_leaves(tmp_path):
         raise KeyboardInterrupt
     assert (final / "a.txt").read_text() == "second"
     assert names(tmp_path) == ["run"]
+
+
+def test_replace_folder_puts_the_old_one_back(tmp_path, monkeypatch):
+    """The second of its two renames fails: a virus scanner, a full quota."""
+    final, rename, calls = tmp_path / "run", os.replace, []
+    final.mkdir()
+    (final / "a.txt").write_text("old")
+
+    def refuse_the_second(*names):
+        calls.append(names)
+        if len(calls) == 2:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        rename(*names)
+
+    monkeypatch.setattr(os, "replace", refuse_the_second)
+    with pytest.raises(PermissionError), files.replace_folder(final) as temporary:
+        (temporary / "a.txt").write_text("new")
+    assert (final / "a.txt").read_text() == "old" and names(tmp_path) == ["run"]
+
+
+def test_replace_folder_restores_what_a_kill_left_aside(tmp_path):
+    """Killed between the two renames: the next call, even one that fails, puts the old folder back."""
+    final = tmp_path / "run"
+    final.mkdir()
+    (final / "a.txt").write_text("old")
+    code = (
+        "import os, sys; from mrtutor import files; rename = os.replace\n"
+        "os.replace = lambda *names: (rename(*names), os.kill(os.getpid(), 9))\n"
+        "with files.replace_folder(sys.argv[1]): pass"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(final)], cwd=ROOT).returncode == -9
+    assert not final.exists()
+    with pytest.raises(KeyboardInterrupt), files.replace_folder(final):
+        raise KeyboardInterrupt
+    assert (final / "a.txt").read_text() == "old"
+    with files.replace_folder(final) as temporary:
+        (temporary / "a.txt").write_text("new")
+    assert (final / "a.txt").read_text() == "new" and ".run-old" not in names(tmp_path)

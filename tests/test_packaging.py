@@ -108,6 +108,11 @@ def test_make_alone_lists_every_target() -> None:
     assert {"studio", "student", "instructor"} <= listed
 
 
+def test_make_train_goes_on_where_it_was_cut() -> None:
+    shown = subprocess.run(["make", "-n", "train"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.search(r"mrtutor train all .*--resume$", shown.stdout, flags=re.M)
+
+
 def test_make_refuses_a_python_outside_the_range(tmp_path: Path) -> None:
     (tmp_path / "requirements.lock").touch()
     (tmp_path / "pyproject.toml").touch()

@@ -1,6 +1,7 @@
 """The README's tables are those of the results and notebooks beside it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ def test_tables_are_up_to_date() -> None:
 def test_every_chapter_has_a_row() -> None:
     names = {path.name for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
     assert all(f"notebooks/{name}" in chapters() for name in names)
+
+
+def test_weights_are_packed_again_once_they_are_measured() -> None:
+    commands = re.findall(r"^\.venv/bin/mrtutor (\w+)", (ROOT / "README.md").read_text(), flags=re.M)
+    assert commands[:5] == ["train", "train", "pack", "evaluate", "pack"]
 
 
 def test_figures_come_from_the_results_file(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mrtutor.vocabulary import IDH, IDH_ALIASES, MODALITY_ALIASES, Modality, parse, prompt
+from mrtutor.vocabulary import IDH, IDH_ALIASES, MODALITY_ALIASES, Modality, modalities_in, parse, prompt
 
 
 def test_order_on_disk():
@@ -63,6 +63,26 @@ def test_parse_reads_back_every_alias(modality, idh):
 @pytest.mark.parametrize("idh", IDH)
 def test_parse_inverts_prompt(modality, idh):
     assert parse(prompt(modality, idh)) == (modality, idh)
+
+
+@pytest.mark.parametrize(
+    ("words", "modality"),
+    [
+        ("T1 post-contrast", "T1Gd"),
+        ("T1 Gd", "T1Gd"),
+        ("T1-Gd", "T1Gd"),
+        ("contrast-enhanced T1", "T1Gd"),
+        ("post contrast T1", "T1Gd"),
+        ("T1C+", "T1Gd"),
+        ("T2-FLAIR", "FLAIR"),
+        ("T2 flair", "FLAIR"),
+        ("T1-weighted", "T1"),
+        ("T2w", "T2"),
+    ],
+)
+def test_a_phrase_hides_the_word_inside_it(words, modality):
+    assert parse(f"A {words} image, IDH-wild glioma") == (modality, "wild")
+    assert modalities_in(f"{words}, and T1 beside it".upper()) == {modality, "T1"}
 
 
 @pytest.mark.parametrize(

@@ -159,8 +159,16 @@ def choose_examples(cohort: Cohort, each: int = 2) -> dict[str, int]:
 
     Returns:
         "wild_1", "wild_2", … -> row of the cohort; 1 to `each` are test patients.
+
+    Raises:
+        ValueError: no simulated cohort.
     """
     people = cohort.patients
+    if not {"ring_necrosis", "mismatch"} <= set(people):
+        raise ValueError(
+            f"Expected a simulated cohort, whose patients' signs are known, got {cohort.path} of "
+            f"{', '.join(sorted(set(people['source'])))} patients: make one with `mrtutor simulate`."
+        )
     people = people.assign(sign=np.where(people["idh"] == "wild", people["ring_necrosis"], people["mismatch"]))
     chosen = {}
     for idh in IDH:
@@ -178,12 +186,12 @@ def write_examples(cohort: Cohort, folder: str | Path | None = None) -> list[Pat
     """Save `choose_examples` of a simulated cohort; this made ``data/examples``.
 
     Raises:
-        ValueError, OSError: as `save_example`.
+        ValueError, OSError: as `choose_examples` and `save_example`.
     """
     written = []
     for name, row in choose_examples(cohort).items():
         record = cohort.table.iloc[row]
-        who = {"idh": record["idh"], "subject_id": record["subject_id"], "split": record["split"]}
+        who = record[["idh", "subject_id", "split", "source"]].to_dict()
         written.append(save_example(name, cohort.images[row], cohort.masks[row], **who, folder=folder))
     return written
 

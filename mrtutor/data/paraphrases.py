@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Generator
 
-from mrtutor.vocabulary import IDH, IDH_ALIASES, MODALITY_ALIASES, Modality, prompt
+from mrtutor.vocabulary import IDH, IDH_ALIASES, MODALITY_ALIASES, MODALITY_PHRASES, Modality, prompt
 
 SPLITS = ("train", "held_out")
 
@@ -64,13 +64,6 @@ _IDH = (
 )
 _IDH_HELD_OUT = ("an IDH {i} brain tumour", "glioma of type IDH {i}", "IDH type: {i}", "MR image showing a {i} glioma")
 
-# Names of several words, as radiologists write them; `mrtutor.vocabulary` has those of one word.
-_PHRASES = {
-    Modality.FLAIR: ("T2-FLAIR",),
-    Modality.T1: ("T1-weighted", "T1w"),
-    Modality.T1GD: ("T1 Gd", "T1 post-contrast", "post-contrast T1", "contrast-enhanced T1", "T1 with gadolinium"),
-    Modality.T2: ("T2-weighted", "T2w"),
-}
 # Words a reader may add without changing the meaning.
 FILLERS = tuple(
     "please show me draw generate picture photo MRI magnetic resonance axial coronal sagittal patient adult simulated "
@@ -83,7 +76,7 @@ _HOLD_OUT_EVERY = 7  # prime, so that no spelling or template falls out as a who
 def spellings(word: Modality | IDH) -> list[str]:
     """All names of a modality or IDH type, the canonical one first, no two equal when lower-cased."""
     if isinstance(word, Modality):
-        names = [a for a in MODALITY_ALIASES if Modality(a) is word] + list(_PHRASES[word])
+        names = [a for a in MODALITY_ALIASES if Modality(a) is word] + list(MODALITY_PHRASES[word])
     else:
         names = [a for a in IDH_ALIASES if IDH(a) is word]
     return [word.value, *(n for n in names if n.lower() != word.value.lower())]

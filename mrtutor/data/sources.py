@@ -41,7 +41,9 @@ class SimulatedCase:
 
     @property
     def key(self) -> str:
-        return f"{self.number:05d}" + ("-nifti" if self.nifti else "")  # a part without NIfTI would leave them out
+        kind = self.device.split(":")[0]  # devices round differently; no word means the CPU
+        words = [f"{self.number:05d}", *([kind] if kind != "cpu" else [])]
+        return "-".join([*words, "nifti"] if self.nifti else words)  # a part without NIfTI would leave them out
 
     @property
     def label(self) -> str:
@@ -149,8 +151,8 @@ def read_labels(path: str | Path) -> dict[str, str | None]:
             found = ", ".join(reader.fieldnames or ()) or "none"
             raise ValueError(f"{path} has the columns {found}: expected subject_id and idh; rename them.")
         for line in reader:
-            name, idh = line["subject_id"].strip(), _known_idh(line["idh"])
-            if table.setdefault(name, idh) != idh:
+            name, idh = (line["subject_id"] or "").strip(), _known_idh(line["idh"])  # None where a row is short
+            if name and table.setdefault(name, idh) != idh:
                 raise ValueError(f"{path} gives {name} two IDH types ({table[name]} and {idh}): keep one line.")
     return table
 

@@ -3,9 +3,9 @@
 Five figures of each modality, computed by the same code for both: grey levels (histogram), contrast of the tissues,
 edges, texture (radial power spectrum) and, with the course's feature network, the Fréchet distance. A distance alone
 says nothing, above all between a few real patients and hundreds of simulated ones; so each stands beside its *null*: as
-many simulated patients, drawn at random, against all others.
+many simulated patients, with as many slices of each, drawn at random, against all others.
 
-Axes: P patients · n slices · M = 4 modalities · H, W image pixels (256) · R radial frequencies · D features.
+Axes: n slices · M = 4 modalities · H, W image pixels (256) · R radial frequencies · D features.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,18 +17,11 @@ from scipy.stats import wasserstein_distance
 from skimage.filters import threshold_multiotsu
 
 from mrtutor.data.cohort import Cohort
-from mrtutor.data.export import PIXEL_MM
 from mrtutor.data.structure import canny
 from mrtutor.metrics.frechet import frechet_distance
 from mrtutor.vocabulary import Modality
 
 TISSUES = ("CSF", "grey matter", "white matter")  # from dark to bright in T1
-EXPECTED_ORDER = {  # of the tissues, from dark to bright: any textbook of neuroradiology
-    Modality.FLAIR: ("CSF", "white matter", "grey matter"),
-    Modality.T1: ("CSF", "grey matter", "white matter"),
-    Modality.T1GD: ("CSF", "grey matter", "white matter"),
-    Modality.T2: ("white matter", "grey matter", "CSF"),
-}
 RINGS = 64  # of the power spectrum, up to Nyquist's 0.57 cycles per mm
 MARGIN = 4  # px around brain edge and tumour that belong to no tissue
 DRAWS = 200  # of the null
@@ -82,37 +75,34 @@ def radial_power(image: np.ndarray) -> np.ndarray:
     return mean / mean.sum()
 
 
-def ring_frequencies() -> np.ndarray:
-    """Centres of the rings of `radial_power`, (R,) in cycles per mm."""
-    return (np.arange(RINGS) + 0.5) / (2 * RINGS) / PIXEL_MM
-
-
 @dataclass(frozen=True)
 class Profile:
-    """What is compared, patient by patient.
+    """What is compared, slice by slice.
 
     Attributes:
-        histogram: (P, M, 256) grey levels of the brain, as shares that sum to 1.
-        spectrum: (P, M, R) mean of `radial_power`.
-        tissue: (P, M, 3) mean of `tissue_levels`.
-        edges: (P, M) edge pixels of a slice, per cent.
-        features: per patient (n, M, D), or empty without a feature network.
+        patient: (n,) number of each slice's patient, from 0.
+        histogram: (n, M, 256) grey levels of the brain, as shares that sum to 1.
+        spectrum: (n, M, R) `radial_power`.
+        tissue: (n, M, 3) `tissue_levels`.
+        edges: (n, M) edge pixels, per cent.
+        features: (n, M, D), or None without a feature network.
     """
 
+    patient: np.ndarray
     histogram: np.ndarray
     spectrum: np.ndarray
     tissue: np.ndarray
     edges: np.ndarray
-    features: tuple[np.ndarray, ...] = ()
+    features: np.ndarray | None = None
 
-    def __len__(self) -> int:
-        return len(self.edges)
+    @property
+    def slices(self) -> np.ndarray:
+        """Slices of each patient."""
+        return np.bincount(self.patient)
 
-    def take(self, patients: Sequence[int]) -> "Profile":
-        """Some of the patients."""
-        chosen = list(patients)
-        arrays = (self.histogram, self.spectrum, self.tissue, self.edges)
-        return Profile(*(a[chosen] for a in arrays), tuple(self.features[i] for i in chosen if self.features))
+    def take(self, rows: np.ndarray) -> "Profile":
+        """Some of the slices."""
+        return Profile(*(None if values is None else values[rows] for values in vars(self).values()))
 
 
 def profile(
@@ -132,19 +122,19 @@ def profile(
     chosen = list(rows) if subjects is None else list(subjects)
     if unknown := [name for name in chosen if name not in rows]:
         raise ValueError(f"{unknown[0]} is no patient of the cohort: expected one of {', '.join(list(rows)[:3])}, ….")
-    parts = [_patient(np.asarray(cohort.images[rows[name]]), np.asarray(cohort.masks[rows[name]])) for name in chosen]
-    vectors = tuple(features(np.asarray(cohort.images[rows[name]])) for name in chosen) if features else ()
-    return Profile(*(np.stack(arrays) for arrays in zip(*parts, strict=True)), vectors)
+    patient = np.repeat(np.arange(len(chosen)), [len(rows[name]) for name in chosen])
+    slices = [_slice(np.asarray(cohort.images[row]), cohort.masks[row]) for name in chosen for row in rows[name]]
+    vectors = features and np.concatenate([features(np.asarray(cohort.images[rows[name]])) for name in chosen])
+    return Profile(patient, *(np.stack(values) for values in zip(*slices, strict=True)), vectors)
 
 
-def _patient(images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Histogram, spectrum, tissue levels and edges of one patient's slices (n, M, H, W)."""
-    brain = (images > 0).any(axis=1)
-    counts = np.stack([np.bincount(images[:, m][brain], minlength=256) for m in range(len(Modality))])
-    spectrum = np.mean([[radial_power(image) for image in sequence] for sequence in images], axis=0)
-    levels = [tissue_levels(s, tissue_map(s, mask)) for s, mask in zip(images, masks, strict=True)]
-    edges = np.mean([[100 * (canny(image) > 0).mean() for image in sequence] for sequence in images], axis=0)
-    return counts / counts.sum(axis=1, keepdims=True), spectrum, np.nanmean(levels, axis=0), edges
+def _slice(sequence: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Histogram, spectrum, tissue levels and edges of one slice (M, H, W)."""
+    brain = (sequence > 0).any(axis=0)
+    histogram = np.stack([np.bincount(image[brain], minlength=256) / brain.sum() for image in sequence])
+    spectrum = np.stack([radial_power(image) for image in sequence])
+    edges = np.array([100 * (canny(image) > 0).mean() for image in sequence])
+    return histogram, spectrum, tissue_levels(sequence, tissue_map(sequence, mask)), edges
 
 
 def histogram_distance(a: Profile, b: Profile) -> np.ndarray:
@@ -172,8 +162,7 @@ def edge_distance(a: Profile, b: Profile) -> np.ndarray:
 
 def feature_distance(a: Profile, b: Profile) -> np.ndarray:
     """Fréchet distance of the features (FD-MR), (M,); biased upwards for few slices, so read it beside its null."""
-    one, two = (np.concatenate(p.features) for p in (a, b))
-    return np.array([frechet_distance(one[:, m], two[:, m]) for m in range(one.shape[1])])
+    return np.array([frechet_distance(a.features[:, m], b.features[:, m]) for m in range(a.features.shape[1])])
 
 
 DISTANCES = {
@@ -189,39 +178,53 @@ def compare(simulated: Profile, real: Profile, *, draws: int = DRAWS, seed: int 
     """Distances between real and simulated patients, each with its null.
 
     Returns:
-        {"patients": {"simulated", "real"}, "draws", "seed", "order", "levels" and "edge_pixels" likewise for both,
-        figure: {modality: {"value", "null_median", "null95", "outside"}}}. ``null95`` is the 95th percentile of the
-        distances of as many random simulated patients to the rest; ``outside``: the real ones are farther than that.
+        {"patients": {"simulated", "real"}, "slices" of a patient, "draws", "seed", "order", "levels" and "edge_pixels"
+        likewise for both, figure: {modality: {"value", "null_median", "null95", "outside"}}}. ``null95`` is the 95th
+        percentile of the distances of as many random simulated patients to the rest; ``outside``: the real ones are
+        farther than that. Of each of the few patients, real or simulated, as many slices are drawn as every real one
+        and half of the simulated ones have: distances grow as slices get fewer, most of all the Fréchet distance.
 
     Raises:
         ValueError: no real patients, or not more than twice as many simulated ones.
     """
-    count = len(real)
-    if count < 1 or len(simulated) <= 2 * count:
+    count, people = len(real.slices), len(simulated.slices)
+    if count < 1 or people <= 2 * count:
         raise ValueError(
-            f"Expected real patients and more than twice as many simulated ones, got {count} and {len(simulated)}: "
+            f"Expected real patients and more than twice as many simulated ones, got {count} and {people}: "
             "simulate more."
         )
+    each = int(min(real.slices.min(), np.median(simulated.slices)))
+    rich = np.flatnonzero(simulated.slices >= each)
     rng = np.random.default_rng(seed)
-    halves = [np.split(rng.permutation(len(simulated)), [count]) for _ in range(draws)]
     both = {"simulated": simulated, "real": real}
+    seen = all(p.features is not None for p in both.values())
+    measured = {name: distance for name, distance in DISTANCES.items() if seen or name != "fd_mr"}
+
+    def some(of: Profile, patients: Sequence[int]) -> Profile:
+        rows = [rng.choice(np.flatnonzero(of.patient == p), each, replace=False) for p in patients]
+        return of.take(np.concatenate(rows))
+
+    def distances(few: Profile, others: Profile) -> np.ndarray:
+        return np.stack([distance(few, others) for distance in measured.values()])  # (figures, M)
+
+    value, null = distances(some(real, range(count)), simulated), []
+    for _ in range(draws):
+        few = rng.choice(rich, count, replace=False)
+        null.append(distances(some(simulated, few), simulated.take(~np.isin(simulated.patient, few))))
+    median, high = np.percentile(null, [50, 95], axis=0)
     report = {
-        "patients": {"simulated": len(simulated), "real": count},
+        "patients": {"simulated": people, "real": count},
+        "slices": each,
         "draws": draws,
         "seed": seed,
         "order": {n: contrast_order(np.nanmean(p.tissue, axis=0)) for n, p in both.items()},
         "levels": {n: _levels(p) for n, p in both.items()},
         "edge_pixels": {n: dict(zip(NAMES, p.edges.mean(axis=0).tolist(), strict=True)) for n, p in both.items()},
     }
-    for name, distance in DISTANCES.items():
-        if name == "fd_mr" and not (simulated.features and real.features):
-            continue
-        value = distance(real, simulated)
-        null = np.array([distance(simulated.take(few), simulated.take(rest)) for few, rest in halves])
-        median, high = np.percentile(null, [50, 95], axis=0)
+    for name, *rows in zip(measured, value.tolist(), median.tolist(), high.tolist(), strict=True):
         report[name] = {
             m: {"value": v, "null_median": lo, "null95": hi, "outside": v > hi}
-            for m, v, lo, hi in zip(NAMES, value.tolist(), median.tolist(), high.tolist(), strict=True)
+            for m, v, lo, hi in zip(NAMES, *rows, strict=True)
         }
     return report
 

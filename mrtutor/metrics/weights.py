@@ -126,7 +126,12 @@ def real_cases(e: Evaluation) -> dict:
 
 
 def noise_ceiling(e: Evaluation, patients: int = 12) -> dict:
-    """PSNR and SSIM of noisy against noise-free renderings of the same simulated patients: nobody can predict noise."""
+    """PSNR and SSIM of noisy against noise-free renderings of the same simulated patients: nobody can predict noise.
+
+    {} for a cohort that was not simulated, whose patients have no noise-free rendering.
+    """
+    if "seed" not in e.cohort.manifest:
+        return {}
     table = e.cohort.table.iloc[e.cases.rows]
     simulated = [s for s in dict.fromkeys(table["subject_id"]) if s.startswith("SIM-")][:patients]
     seed, psnr, ssim = int(e.cohort.manifest["seed"]), [], []

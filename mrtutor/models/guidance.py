@@ -33,6 +33,10 @@ class Variant(StrEnum):
     C = "C"
     D = "D"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Variant":
+        raise ValueError(f"Unknown guidance variant {value!r}: expected one of {', '.join(cls)}.")
+
     @property
     def has_network(self) -> bool:
         """Whether a second network (`diffusers.ControlNetModel`) carries the structure."""

@@ -48,6 +48,8 @@ class Settings:
         for name in ("guidance_scale", "structure_scale", "eta"):
             if not _is_finite(getattr(self, name)):
                 raise ValueError(f"Expected a finite number as {name}, got {getattr(self, name)!r}: try 1.0.")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"Expected eta from 0 (deterministic) to 1 (as random as DDPM), got {self.eta!r}: try 0.")
         interval = self.guidance_interval
         if len(interval) != 2 or not all(map(_is_finite, interval)) or not 0 <= interval[0] <= interval[1] <= 1:
             raise ValueError(

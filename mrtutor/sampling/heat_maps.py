@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from mrtutor.vocabulary import MODALITY_ALIASES, Modality
+from mrtutor.vocabulary import Modality, modalities_in
 
 if TYPE_CHECKING:
     from mrtutor.sampling.attention import Call
@@ -234,15 +234,10 @@ class Trace:
     def _naming(self, modality: Modality | str, rows: Sequence[int]) -> list[int]:
         """Those of the sentences that name a modality."""
         wanted = Modality(modality)
-        naming = [r for r in rows if wanted in _names(self.prompts[r])]
+        naming = [r for r in rows if wanted in modalities_in(self.prompts[r])]
         if not naming:
             raise ValueError(f"No sentence names {wanted}: expected a modality of {'; '.join(self.prompts)}.")
         return naming
-
-
-def _names(sentence: str) -> set[Modality]:
-    """Modalities that a sentence names."""
-    return {Modality(word) for word in re.findall(_WORD, sentence.lower()) if word in MODALITY_ALIASES}
 
 
 def _checked_head(head: int, heads: int, layer: "Layer") -> int:

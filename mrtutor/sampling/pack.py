@@ -1,6 +1,8 @@
 """From a training run to a pipeline folder, ready to ship."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
@@ -11,8 +13,18 @@ from mrtutor.models.guidance import Variant
 from mrtutor.models.text import load_text_encoder
 from mrtutor.presets import load_preset
 from mrtutor.sampling.card import model_card
+from mrtutor.sampling.origin import read_origins
 from mrtutor.sampling.pipeline import MRPipeline
-from mrtutor.sampling.pretrained import save_pipeline
+from mrtutor.sampling.pretrained import load_pretrained, save_pipeline
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was packed: its size, the folder of its U-Net, and whether its card has figures."""
+
+    size_bytes: int
+    unet: Path
+    measured: bool
 
 
 def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None) -> MRPipeline:
@@ -23,8 +35,8 @@ def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None
     """
     recipe = load_preset(preset)
     variant = Variant(variant or recipe.variant)
-    unet_name = "unet-D" if variant is Variant.D else "unet"
-    needed = ["autoencoder", "text_encoder", "tokenizer", unet_name]
+    unet = unet_of_run(run, variant)
+    needed = ["autoencoder", "text_encoder", "tokenizer", unet.name]
     needed += [f"guidance-{variant}"] if variant.has_network else []
     missing = [name for name in needed if not (run / name).is_dir()]
     if missing:
@@ -37,7 +49,7 @@ def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None
         autoencoder=AutoencoderKL.from_pretrained(run / "autoencoder"),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=UNet2DConditionModel.from_pretrained(run / unet_name),
+        unet=UNet2DConditionModel.from_pretrained(unet),
         guidance=ControlNetModel.from_pretrained(run / f"guidance-{variant}") if variant.has_network else None,
         scheduler=build_scheduler(),
         variant=str(variant),
@@ -48,29 +60,46 @@ def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None
     )
 
 
+def unet_of_run(run: Path, variant: Variant) -> Path:
+    """Folder of the U-Net that a variant draws with: of D's further round, where there was one."""
+    if variant is not Variant.D:
+        return run / "unet"
+    further = run / "unet-D-further"
+    return further if further.is_dir() else run / "unet-D"
+
+
 def pack_run(
-    run: Path, out: Path, *, preset: str, variant: str | None = None, device: str, results: Path | None = None
-) -> int:
-    """Write the run's pipeline to `out` with model card and checksums; returns its size in bytes.
+    run: Path,
+    out: Path,
+    *,
+    preset: str,
+    variant: str | None = None,
+    device: str | None = None,
+    results: Path | None = None,
+    key: Callable[[MRPipeline], str] | None = None,
+) -> Packed:
+    """Write the run's pipeline to `out` with model card and checksums.
 
     Args:
-        device: what trained it, for the card.
+        device: what trained it, for the card; default what the run says.
         results: figures of `mrtutor evaluate --quick`, if there are any.
+        key: how `results` name weights (`mrtutor.metrics.draws.weights_key`): figures of others stay out of the card.
 
     Raises:
         FileNotFoundError: a stage has not been trained yet.
     """
     pipeline = pipeline_of_run(run, preset, variant)
     save_pipeline(pipeline, out)
+    variant, unet = pipeline.variant, unet_of_run(run, pipeline.variant)
+    stages = ["autoencoder", "text", "denoiser", *([] if variant is Variant.NONE else [f"guidance-{variant}"])]
+    stages += ["guidance-D-further"] if unet.name == "unet-D-further" else []
     figures = json.loads(results.read_text()) if results and results.is_file() else None
+    if figures and not (key and figures["of"]["weights"] == key(load_pretrained(out, device="cpu"))):
+        figures = None  # of other weights; these are compared as they were measured, in float16
+    origins = read_origins(run, stages)
     card = model_card(
-        preset=preset,
-        variant=pipeline.config.variant,
-        data="simulated cohort of 484 patients, seed 0 (`mrtutor simulate`), training split",
-        device=device,
-        runs=run / "runs",
-        results=figures,
+        preset=preset, variant=str(variant), origins=origins, runs=run / "runs", device=device, results=figures
     )
     write_text(out / "README.md", card)
     write_checksums(out)
-    return sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    return Packed(sum(p.stat().st_size for p in out.rglob("*") if p.is_file()), unet, figures is not None)

@@ -8,7 +8,6 @@ guidance); Kynkäänniemi et al., NeurIPS 2024 (guidance in an interval of noise
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,7 +116,7 @@ class MRPipeline(DiffusionPipeline):
             guidance_interval: (low, high): share t/T of the noise levels where guidance acts; elsewhere only the
                 conditional half is computed.
             structure_scale: factor on what the structure adds, 0…1.
-            eta: randomness of DDIM; default the config's, but 0 where `latents` are given: the picture is then a
+            eta: randomness of DDIM, 0…1; default the config's, but 0 where `latents` are given: the picture is then a
                 function of them.
             generator: on the CPU, for noise that is the same on every device; a list gives each picture its own.
             latents: the initial noise (B, 4, h, w) or (1, 4, h, w) instead of drawing it.
@@ -148,7 +147,8 @@ class MRPipeline(DiffusionPipeline):
         maps = None if maps is None else maps.to(self.device)
         with torch.inference_mode():
             text = self._embed(prompts)
-            with autocast(self.device, self._precision()), self._fixed(maps, structure_scale) as denoise:
+            fixed = structure_fixed(self.unet, self.guidance, self.variant, maps, self.autoencoder, structure_scale)
+            with autocast(self.device, self._precision()), fixed as denoise:
                 sample = self._sample(denoise, noise, text, settings, generator, callback_on_step_end)
             images = sample if output_type == "latent" else self._to_images(sample)
         images = self._as(images.cpu().clone(), output_type)  # cloned outside, so that autograd may use it
@@ -200,9 +200,6 @@ class MRPipeline(DiffusionPipeline):
         if self.unet.dtype != torch.float32:
             return torch.float32
         return self.precision or autocast_dtype(self.device)
-
-    def _fixed(self, maps: Tensor | None, scale: float) -> AbstractContextManager[Denoise]:
-        return structure_fixed(self.unet, self.guidance, self.variant, maps, self.autoencoder, scale)
 
     def _embed(self, prompts: list[str]) -> Tensor:
         """(2B, L, D): B times the empty prompt, then the sentences."""

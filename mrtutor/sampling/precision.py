@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 PROBE_SECONDS = 0.2  # of computing; a format that loses by far is tried once only
+TICK_SECONDS = 1e-3  # a clock that moves in longer steps cannot time one run
 MARGIN = 0.85  # bfloat16 must take less than this share of float32's time: rounding should buy something
 _logger = logging.getLogger(__name__)
 
@@ -47,19 +48,28 @@ def probe() -> torch.dtype:
 
 
 def _race(runners: dict[torch.dtype, Callable[[], object]]) -> dict[torch.dtype, float]:
-    """Least processor time of each runner, in seconds; they take turns until the time is up."""
+    """Least time of each runner by `_clock`, in seconds; they take turns until the time is up."""
     best = {}
     for name, run in runners.items():
         run()  # the first call sets up kernels and buffers
         best[name] = float("inf")
-    deadline = time.process_time() + PROBE_SECONDS
+    clock = _clock()
+    deadline = clock() + PROBE_SECONDS
     while True:
         for name, run in runners.items():
-            start = time.process_time()
+            start = clock()
             run()
-            best[name] = min(best[name], time.process_time() - start)
-        if time.process_time() > deadline:
+            best[name] = min(best[name], clock() - start)
+        if clock() > deadline:
             return best
+
+
+def _clock() -> Callable[[], float]:
+    """Processor time, unless its tick is too long for a race (15.6 ms on Windows): then the clock on the wall."""
+    start = now = time.process_time()
+    while now == start:
+        now = time.process_time()
+    return time.process_time if now - start < TICK_SECONDS else time.perf_counter
 
 
 def autocast_dtype(device: torch.device | str) -> torch.dtype:

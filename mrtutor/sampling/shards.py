@@ -28,9 +28,10 @@ from tqdm import tqdm
 from mrtutor.data.cohort import Cohort
 from mrtutor.data.examples import examples_cohort
 from mrtutor.data.structure import SIZE
-from mrtutor.files import atomic_path, sha256, write_json
+from mrtutor.files import CHECKSUMS, atomic_path, sha256, write_json
 from mrtutor.sampling.pipeline import MRPipeline
 from mrtutor.sampling.pretrained import load_pretrained
+from mrtutor.training.batches import cohort_key
 from mrtutor.vocabulary import IDH, Modality, prompt
 
 PLAN, ALL, INDEX, PARTS = "plan.json", "sequences.npy", "index.json", "parts"
@@ -62,7 +63,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.chunk < 1 or self.seed < 0:
-            raise ValueError(f"Expected count and chunk from 1 and seed from 0, got {self}.")
+            got = f"count {self.count}, chunk {self.chunk} and seed {self.seed}"
+            raise ValueError(f"Expected count and chunk from 1 and seed from 0, got {got}.")
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"Unknown precision {self.precision!r}: expected float32, bfloat16 or float16.")
 
@@ -83,8 +85,21 @@ class Plan:
         }
 
 
-def open_plan(plan: Plan, out: str | Path) -> Path:
-    """Write the plan, or compare it with the one that is there; returns the folder of the parts.
+def resolved(plan: Plan, pipe: MRPipeline, cohort: Cohort) -> dict:
+    """The plan as JSON, with what its names stand for: keys of weights and cohort, all settings of the sampler."""
+    checksums = Path(pipe.name_or_path or "") / CHECKSUMS  # weights in memory ("smoke") have none
+    scheduler = {k: v for k, v in pipe.scheduler.config.items() if not k.startswith("_")}
+    keys = {
+        "weights_sha256": sha256(checksums) if checksums.is_file() else None,
+        "cohort_key": cohort_key(cohort),
+        **pipe.parameters,
+        "scheduler": {"class": type(pipe.scheduler).__name__, **scheduler},
+    }
+    return json.loads(json.dumps(asdict(plan) | keys))  # as it will be read back
+
+
+def open_plan(plan: dict, out: str | Path) -> Path:
+    """Write the `resolved` plan, or compare it with the one that is there; returns the folder of the parts.
 
     Raises:
         ValueError: the folder holds other sequences.
@@ -92,9 +107,9 @@ def open_plan(plan: Plan, out: str | Path) -> Path:
     out = Path(out)
     (out / PARTS).mkdir(parents=True, exist_ok=True)
     if not (out / PLAN).is_file():
-        write_json(out / PLAN, asdict(plan))
+        write_json(out / PLAN, plan)
     old = json.loads((out / PLAN).read_text(encoding="utf-8"))
-    if different := [f"{k} was {old.get(k)}, now {v}" for k, v in asdict(plan).items() if old.get(k) != v]:
+    if different := [f"{k} was {old.get(k)}, now {v}" for k, v in plan.items() if old.get(k) != v]:
         raise ValueError(f"{out} holds sequences of another plan ({'; '.join(different)}): choose another --out.")
     return out / PARTS
 
@@ -119,7 +134,7 @@ def generate(
     rows = cohort.rows(plan.split)
     if not len(rows):
         raise ValueError(f"The cohort has no slices in {plan.split!r}: choose another split.")
-    parts = open_plan(plan, out)
+    parts = open_plan(resolved(plan, pipe, cohort), out)
     pipe.precision = getattr(torch, plan.precision)
     pipe.set_progress_bar_config(disable=True)
     mine = [(k, chunk) for k, chunk in enumerate(plan.chunks) if k % shards == shard]
@@ -177,7 +192,8 @@ def collect(plan: Plan, out: str | Path) -> Path:
                 about += json.loads(str(part["about"]))
     if [one["number"] for one in about] != list(range(plan.count)):
         raise ValueError(f"The parts in {out / PARTS} do not number 0 to {plan.count - 1}: delete them and run again.")
-    write_json(out / INDEX, {"synthetic": True, "plan": asdict(plan), "sha256": sha256(out / ALL), "sequences": about})
+    drawn_by = json.loads((out / PLAN).read_text(encoding="utf-8"))
+    write_json(out / INDEX, {"synthetic": True, "plan": drawn_by, "sha256": sha256(out / ALL), "sequences": about})
     return out / ALL
 
 
@@ -196,11 +212,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", help="cpu or cuda; default CUDA where there is some")
     parser.add_argument("--shard", type=int, default=int(os.environ.get("RANK", 0)), help="default RANK of a launcher")
     parser.add_argument("--shards", type=int, default=int(os.environ.get("WORLD_SIZE", 1)))
-    args = parser.parse_args(arguments)
+    try:
+        print(_run(parser.parse_args(arguments)))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"Error: {error}\n")
+
+
+def _run(args: argparse.Namespace) -> str:
+    """Draw a shard, join what is whole, and say so in a line."""
     options = (args.count, args.seed, args.chunk, args.steps, args.precision, args.split, args.pipeline, args.cohort)
     plan = Plan(*options)
     cohort = Cohort.open(args.cohort) if args.cohort else examples_cohort()
-    device = args.device or None
+    device = args.device
     if device == "cuda" and torch.cuda.device_count() > 1:
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', args.shard)) % torch.cuda.device_count()}"
     pipe = load_pretrained(args.pipeline, device=device)
@@ -209,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     each = f" in {(time.monotonic() - began) / drawn:.2f} s each" if drawn else ""
     gaps = len(missing(plan, args.out))
     joined = f"{gaps} still missing" if gaps else f"all {plan.count} joined in {collect(plan, args.out)}"
-    print(f"Done: shard {args.shard} of {args.shards} drew {drawn} synthetic sequences{each}; {joined}.")
+    return f"Done: shard {args.shard} of {args.shards} drew {drawn} synthetic sequences{each}; {joined}."
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ dropped or moved does not fit any more. The last line, ``{"end": n, "sum": …}`
 cut short. What stands before the first fault is sound and is kept. The file is replaced as a whole after each event,
 so a kill leaves the old one or the new one. The sums need no key: they find accidents, not forgers.
 
-There is no lock that could stay shut after a kill. A writer looks at the seal instead: if somebody else has written
-since, it refuses.
+A writer looks at the seal first: if somebody else has written since, it refuses. Between this look and the write no
+other process comes in: both are done under a lock, the file ``….lock`` beside it.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mrtutor.files import write_text
+from mrtutor.study.lock import locked
 
 Event = dict[str, Any]
 
@@ -42,7 +43,7 @@ class Journal:
     def __init__(self, path: Path, events: list[Event]) -> None:
         self.path = path
         self.events = list(events)
-        self._seal = _lines(self.events)[-1] if events else None
+        self._seal = _lines(self.events)[-1]
 
     @classmethod
     def open(cls, path: str | Path, repair: bool = False) -> "Journal":
@@ -54,10 +55,17 @@ class Journal:
 
         Raises:
             DamagedJournal: edited or cut short, and not `repair`.
+            OSError: no permission or a full disk; see `locked`.
         """
         path = Path(path)
         if not path.exists():
             return cls(path, [])
+        with locked(path.with_suffix(".lock")):  # a repair, too, is a look and a write
+            return cls._read(path, repair)
+
+    @classmethod
+    def _read(cls, path: Path, repair: bool) -> "Journal":
+        """`open` for who holds the lock."""
         text = path.read_bytes().decode("utf-8", errors="replace")
         events, fault = parse(text)
         if fault is None:
@@ -72,7 +80,7 @@ class Journal:
         aside = next(p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.damaged-{i}")).exists())
         write_text(aside, text)
         journal = cls(path, [])
-        journal._write(events, force=True)
+        journal._write(events)
         return journal
 
     def append(self, *events: Event) -> None:
@@ -80,23 +88,25 @@ class Journal:
 
         Raises:
             SessionTaken: another window wrote since.
-            OSError: no permission or a full disk; file and events are as they were.
+            OSError: no permission or a full disk, see also `locked`; file and events are as they were.
         """
-        self._write(self.events + list(events))
+        with locked(self.path.with_suffix(".lock")):
+            if self._on_disk() != self._seal:
+                raise SessionTaken(
+                    "This session was continued in another window: close this one and go on there. "
+                    "No answer is lost there."
+                )
+            self._write(self.events + list(events))
 
-    def _write(self, events: list[Event], force: bool = False) -> None:
-        if not force and self._on_disk() != self._seal:
-            raise SessionTaken(
-                "This session was continued in another window: close this one and go on there. No answer is lost there."
-            )
+    def _write(self, events: list[Event]) -> None:
         lines = _lines(events)
         write_text(self.path, "\n".join(lines) + "\n")
         self.events, self._seal = events, lines[-1]
 
-    def _on_disk(self) -> str | None:
-        """Last line of the file."""
+    def _on_disk(self) -> str:
+        """Last line of the file; where there is none, that of an empty journal."""
         if not self.path.exists():
-            return None
+            return _lines([])[-1]
         return self.path.read_text(encoding="utf-8", errors="replace").rstrip("\n").rpartition("\n")[2]
 
 

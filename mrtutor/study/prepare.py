@@ -7,7 +7,6 @@ held out, it makes the few anatomies last longer.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 from mrtutor.data.cohort import Cohort
 from mrtutor.data.examples import examples_cohort
 from mrtutor.files import atomic_path
+from mrtutor.metrics.draws import weights_key
 from mrtutor.sampling.pretrained import load_pretrained
 from mrtutor.study.pool import REAL, SIMULATED, Pool
 from mrtutor.study.store import Study, create_study
@@ -133,13 +133,13 @@ def draw_pool(
 ) -> Pool:
     """All pictures of a study; each sequence is kept in `drawing` as soon as it is there.
 
-    A kept sequence bears a checksum of weights, structure, type, seed and steps in its name, so that none of another
-    model or another study is ever taken for it.
+    A kept sequence bears a checksum of weights, sampler settings, structure, type, seed and steps in its name, so that
+    none of another model, sampler or study is ever taken for it.
     """
     cases = choose_cases(cohort, count, seed)
     partners = choose_partners(cohort, cases, seed)
     types = [IDH(cohort.table["idh"].iloc[case.row]) for case in cases]
-    model, steps = weights_digest(pipe), steps or pipe.config.num_inference_steps
+    model, steps = weights_key(pipe), steps or pipe.config.num_inference_steps
     pipe.set_progress_bar_config(disable=True)
     sequences = []
     for i, (case, idh) in enumerate(tqdm(list(zip(cases, types, strict=True)), desc="drawing sequences")):
@@ -171,14 +171,3 @@ def _kept(path: Path, pipe: "MRPipeline", idh: IDH, structure: np.ndarray, seed:
 
 def _turned(image: np.ndarray, mirrored: bool) -> np.ndarray:
     return np.ascontiguousarray(image[:, ::-1] if mirrored else image)
-
-
-def weights_digest(pipe: "MRPipeline") -> str:
-    """16 hex digits of all weights, as float16 as they ship."""
-    digest = hashlib.sha256(json.dumps(pipe.config.variant).encode())
-    for name, part in sorted(pipe.components.items()):
-        if isinstance(part, torch.nn.Module):
-            digest.update(name.encode())
-            for value in part.state_dict().values():
-                digest.update(value.detach().cpu().half().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

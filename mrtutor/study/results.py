@@ -59,17 +59,26 @@ def read_results(folder: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: nobody has finished yet.
-        ValueError: a file without the columns of a result.
+        ValueError: a file without the columns of a result, or results of more than one study.
     """
     files = sorted((Path(folder) / RESULTS).glob("*.csv"))
     if not files:
         raise FileNotFoundError(f"No results in {Path(folder) / RESULTS}: they appear when a reader has finished.")
     tables = []
     for path in files:
-        table = pd.read_csv(path, dtype={"reader": str, "said": str}, keep_default_na=False, na_values={
+        words = dict.fromkeys(("reader", "study", "said"), str)
+        table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={
             name: [""] for name in ("correct", "rating", "seconds")
         })  # fmt: skip
         if missing := [name for name in COLUMNS if name not in table]:
             raise ValueError(f"{path.name} lacks the column(s) {', '.join(missing)}: restore the file.")
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+        tables.append(table.assign(file=path.name))
+    frame = pd.concat(tables, ignore_index=True)
+    studies = frame.groupby("study")["file"].unique()
+    if len(studies) > 1:
+        found = "; ".join(f"{study} in {', '.join(names)}" for study, names in studies.items())
+        raise ValueError(
+            f"Expected results of one study in {Path(folder) / RESULTS}, got {found}: their items are different "
+            "pictures, so move the files of all studies but one away."
+        )
+    return frame.drop(columns="file")

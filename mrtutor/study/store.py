@@ -60,10 +60,11 @@ class Study:
 def create_study(folder: str | Path, pool: Pool, *, questions: int = 20, minutes: float = 30, seed: int = 0) -> Study:
     """Write pictures and settings into a folder.
 
-    A study that is there already stays if it is the same; another one is replaced only while nobody has taken part.
+    A study that is there already stays if it is the same; another one, or one that cannot be read, is replaced only
+    while nobody has taken part.
 
     Raises:
-        ValueError: bad settings, more questions than pictures, or sessions of another study in the folder.
+        ValueError: bad settings, more questions than pictures, or sessions of another or a damaged study in the folder.
     """
     folder = Path(folder)
     if questions > len(pool):
@@ -71,15 +72,16 @@ def create_study(folder: str | Path, pool: Pool, *, questions: int = 20, minutes
     wanted = Study(questions, float(minutes), seed, pool.source, CONSENT.format(source=pool.source))
     taken = sorted((folder / SESSIONS).glob("*.jsonl"))
     if (folder / SETTINGS).is_file():
-        present, old = open_study(folder)
-        same = asdict(present) | {"pictures": ""} == asdict(wanted) and old.origin == pool.origin
-        if same:
-            return present
+        try:
+            present, old = open_study(folder)
+            if asdict(present) | {"pictures": ""} == asdict(wanted) and old.origin == pool.origin:
+                return present
+            of, advice = "with other settings or pictures", "choose another folder, or move this one away"
+        except (ValueError, FileNotFoundError):
+            of = f"whose {SETTINGS} or {PICTURES} is missing or damaged"
+            advice = "restore both from a backup, or move the folder away and prepare again"
         if taken:
-            raise ValueError(
-                f"{folder} holds {len(taken)} session(s) of a study with other settings or pictures: choose another "
-                "folder, or move this one away."
-            )
+            raise ValueError(f"{folder} holds {len(taken)} session(s) of a study {of}: {advice}.")
     pool.save(folder / PICTURES)
     study = Study(**asdict(wanted) | {"pictures": sha256(folder / PICTURES)})
     write_json(folder / SETTINGS, asdict(study))

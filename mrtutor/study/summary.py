@@ -1,5 +1,7 @@
 """From the table of answers to figures: each reader's, and how far readers agree."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 
@@ -43,7 +45,8 @@ def agreement(frame: pd.DataFrame, test: Test | str) -> dict:
     both said the same type.
 
     Returns:
-        {"kappa": Cohen's for two readers, Fleiss' for more; None where it is not defined, "readers", "n": items}.
+        {"same": share of answers in which two readers agree, over all pairs of readers, "kappa": Cohen's for two
+        readers, Fleiss' for more; None where it is not defined, "readers", "n": items}.
 
     Raises:
         ValueError: fewer than two readers, or no item in common.
@@ -56,4 +59,5 @@ def agreement(frame: pd.DataFrame, test: Test | str) -> dict:
         raise ValueError(f"Expected two or more readers with items in common, got {table.shape[1]} and {len(table)}.")
     readers = [table[name].tolist() for name in table]
     kappa = cohen_kappa(*readers) if len(readers) == 2 else fleiss_kappa(table.to_numpy().tolist())
-    return {"kappa": None if np.isnan(kappa) else kappa, "readers": len(readers), "n": len(table)}
+    same = float(np.mean([(table[a] == table[b]).mean() for a, b in combinations(table, 2)]))
+    return {"same": same, "kappa": None if np.isnan(kappa) else kappa, "readers": len(readers), "n": len(table)}

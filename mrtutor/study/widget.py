@@ -157,9 +157,18 @@ class StudyFace:
         self._shown_next()
 
     def _shown_next(self) -> None:
-        if self.session.step is Step.DONE:
-            save_csv(self.session, self.folder)
+        """The next screen; at the end the CSV is written, and where that fails a button tries it again."""
         self.draw()
+        if self.session.step is not Step.DONE:
+            return
+        try:
+            save_csv(self.session, self.folder)
+        except OSError as problem:
+            self.error.value = page.error(
+                f"All answers are kept, but their table could not be written ({problem}): make room on the disk and "
+                "press Save again, or come back later with the same code."
+            )
+            self.body.children = [_row(self._go("Save again", lambda: None))]
 
     # --- the clock
 

@@ -5,6 +5,7 @@ Every draw uses the generator it is given, so a batch is a function of (seed, st
 Axes: N slices · M = 4 modalities · B batch · H, W image pixels · h, w latent pixels · L tokens · D text width.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,13 @@ class SliceBatches:
 def cohort_key(cohort: Cohort) -> str:
     """Twelve hex digits that change with the cohort's pixels."""
     return cohort.manifest["sha256"]["slices.npy"][:12]
+
+
+def label_keys(cohort: Cohort) -> dict[str, str]:
+    """Twelve hex digits each that change with what else a stage reads of the cohort: labels (IDH, split) and masks."""
+    labels = cohort.table[["idh", "split"]].to_csv().encode()
+    parts = {"labels": labels, "masks": np.ascontiguousarray(cohort.masks)}
+    return {name: hashlib.sha256(part).hexdigest()[:12] for name, part in parts.items()}
 
 
 def idh_index(cohort: Cohort, rows: np.ndarray) -> Tensor:

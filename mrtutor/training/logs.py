@@ -2,10 +2,12 @@
 
 import csv
 import re
-import resource
+import sys
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
+
+from mrtutor.files import atomic_path
 
 EVERY = 10  # steps per CSV row
 
@@ -25,9 +27,10 @@ class Log:
     def __enter__(self) -> "Log":
         if self.enabled:
             kept = self._rows_until(self.start)
-            self.file = open(self.path, "w", newline="")
+            with atomic_path(self.path) as temporary, open(temporary, "w", newline="") as file:
+                csv.writer(file).writerows([["step", "split", "name", "value"], *kept])
+            self.file = open(self.path, "a", newline="")
             self.writer = csv.writer(self.file)
-            self.writer.writerows([["step", "split", "name", "value"], *kept])
             self.board = SummaryWriter(self.path.parent / "tensorboard", purge_step=self.start)
         return self
 
@@ -69,6 +72,13 @@ def peak_memory_mib() -> float:
 
     Linux's VmHWM counts this program alone; `ru_maxrss` also counts what the process that started it held.
     """
+    if sys.platform == "win32":
+        import psutil  # accelerate brings it
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource  # not on Windows
+
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
-    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(found[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)

@@ -45,6 +45,7 @@ class Stage:
     validate: Callable[[nn.Module], dict[str, float]] | None = None
     sheet: Callable[[nn.Module, Path], None] | None = None
     tags: dict = field(default_factory=dict)  # goes into the checkpoint's fingerprint
+    inputs: dict[str, str] = field(default_factory=dict)  # keys of what it reads; goes into the checkpoint too
 
 
 class _Step(nn.Module):
@@ -102,7 +103,7 @@ def fit(
     Args:
         folder: gets checkpoint.pt, log.csv, cost.json, TensorBoard events and sample sheets.
         resume: go on from the checkpoint in `folder`, if there is one.
-        mixed_precision: "no", "bf16" or "fp16" (accelerate).
+        mixed_precision: "no", "bf16" or "fp16" (accelerate); a resumed run keeps its own on the same kind of device.
         stop_after: leave after this many steps in all, as a kill would, but with a checkpoint (tests, tutorials).
 
     Returns:
@@ -114,6 +115,13 @@ def fit(
     """
     folder, settings = Path(folder), stage.settings
     folder.mkdir(parents=True, exist_ok=True)
+    # a run may move to another number of processes, as long as a step takes as many micro-batches in all
+    processes = PartialState(cpu=device == "cpu").num_processes
+    in_all = replace(settings, accumulation=settings.accumulation * processes)
+    fingerprint = f"{stage.name} seed={seed} {in_all} {stage.tags}"
+    state = load_checkpoint(folder, fingerprint, stage.inputs) if resume else None
+    if state and state.get("device") == device:
+        mixed_precision = state["mixed_precision"]
     accelerator = _accelerator(device, mixed_precision, settings.accumulation)
     model = stage.model.to(memory_format=torch.channels_last).train()
     groups = stage.groups or [{"params": list(model.parameters()), "lr": settings.learning_rate}]
@@ -125,11 +133,8 @@ def fit(
     ema = EMAModel(model.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=3 / 4)
     ema.to(accelerator.device)
 
-    # a run may move to another number of processes, as long as a step takes as many micro-batches in all
-    in_all = replace(settings, accumulation=settings.accumulation * accelerator.num_processes)
-    fingerprint = f"{stage.name} seed={seed} {in_all} {stage.tags}"
     start, seconds = 0, 0.0
-    if resume and (state := load_checkpoint(folder, fingerprint)):
+    if state:
         start, seconds = _restore(state, model, optimizer, ema), state["seconds"]
     main = accelerator.is_main_process
     end = min(settings.steps, stop_after or settings.steps)
@@ -151,7 +156,8 @@ def fit(
                         stage.sheet(model, folder / "sheets" / f"{step + 1:06d}.png")
             if main and (last or (step + 1) % settings.checkpoint_every == 0):
                 state = _snapshot(step + 1, model, optimizer, ema) | {"seconds": time.perf_counter() - began}
-                save_checkpoint(folder, state, fingerprint)
+                state |= {"device": device, "mixed_precision": accelerator.mixed_precision}
+                save_checkpoint(folder, state, fingerprint, stage.inputs)
     if main:
         write_cost(folder, end, time.perf_counter() - began)
     accelerator.wait_for_everyone()  # what the main process wrote is there for all
@@ -191,8 +197,9 @@ def _optimise(
     values = {name: accelerator.reduce(value.to(accelerator.device), "mean").item() for name, value in totals.items()}
     if not math.isfinite(values["loss"]):
         raise FloatingPointError(
-            f"The loss of stage {stage.name} is {values['loss']} at step {step + 1}: "
-            "lower the learning rate; the last good checkpoint is kept."
+            f"The loss of stage {stage.name} is {values['loss']} at step {step + 1}, and probably again with --resume: "
+            "start anew with another --seed, or lower the learning rate of the stage (its StagePreset in "
+            "mrtutor/presets.py); the last good checkpoint is kept until then."
         )
     return values
 

@@ -62,7 +62,9 @@ def min_snr_weight(alpha_bar: Tensor, prediction: str, gamma: float = 5.0, floor
 
     The v-weight falls to 0 with the SNR. But what a sentence and a structure decide (which contrast, what fills an
     outline) is decided where noise is strong, and at zero terminal SNR the very first sampling step would never be
-    trained: `floor` keeps those noise levels.
+    trained: `floor` keeps those noise levels. It lifts weak noise too, where γ pulls the v-weight down: on our schedule
+    it acts at 753 of 1000 steps, 663 of SNR < 1 and 90 of SNR > 9 (from as little as 0.004 up to 0.5). Between, where
+    1 ≤ SNR ≤ 9, min-SNR decides: from 0.5 up to 0.83 and down again.
     """
     snr = alpha_bar / (1 - alpha_bar).clamp(min=1e-8)
     clipped = snr.clamp(max=gamma)

@@ -3,6 +3,7 @@
 Axes: B batch · P sentences · L tokens · D text width.
 """
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +15,17 @@ from diffusers import AutoencoderKL
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.data.paraphrases import paraphrases
+from mrtutor.files import sha256
 from mrtutor.models.hub import HubSources
 from mrtutor.models.text import encode_prompts, load_text_encoder
 from mrtutor.presets import Preset, StagePreset
 from mrtutor.sampling.precision import autocast_dtype
-from mrtutor.training.batches import LatentBatches, PromptTable, cache_latents
+from mrtutor.training.batches import LatentBatches, PromptTable, cache_latents, cohort_key, label_keys
 from mrtutor.training.validation import spread
 from mrtutor.vocabulary import IDH, Modality, prompt
 
 STAGES = ("autoencoder", "text", "denoiser", "guidance")
+READS = {"denoiser": ("autoencoder", "text_encoder"), "guidance": ("autoencoder", "text_encoder", "unet")}
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,29 @@ class Run:
         sources = {"autoencoder": self.hub.vae, "text": self.hub.text_encoder or self.preset.hub_text}
         return {stage: source for stage, source in sources.items() if source}
 
+    @property
+    def origin(self) -> dict:
+        """What trains here, on what: for the model card."""
+        table, gpu = self.cohort.table, self.device.startswith("cuda")
+        device = torch.cuda.get_device_name() if gpu else f"{self.device}, {torch.get_num_threads()} threads"
+        return {
+            "source": ", ".join(sorted(set(table["source"]))),
+            "patients": table["subject_id"].nunique(),
+            "cohort_seed": self.cohort.manifest.get("seed"),
+            "cohort": cohort_key(self.cohort),
+            "device": device,
+        }
+
+    def inputs(self, stage: str) -> dict[str, str]:
+        """Keys of what the stage reads, for its checkpoint: labels, masks, earlier components, where it starts."""
+        folders = {name: self.component(name) for name in READS.get(stage, ())}
+        if stage == "guidance" and self.start:
+            folders["unet"] = self.start
+        keys = {name: _weights_key(folder) for name, folder in folders.items()}
+        if stage == "denoiser":
+            keys["start"] = self.hub.unet or "nothing"
+        return label_keys(self.cohort) | keys
+
     def settings(self, stage: str) -> StagePreset:
         """The stage's recipe, with the number of steps overridden if asked."""
         settings = self.preset.stages[stage]
@@ -72,6 +98,12 @@ class Run:
                 f"(mrtutor train STAGE --preset {self.preset.name} --out {self.folder})."
             )
         return path
+
+
+def _weights_key(folder: Path) -> str:
+    """Twelve hex digits that change with a component's weights."""
+    sums = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()[:12]
 
 
 def prompt_table(run: Run) -> PromptTable:

@@ -1,8 +1,9 @@
 """The four stages of a preset: autoencoder, text, denoiser, guidance.
 
 Each reads what the earlier ones left in the run's folder and leaves a standard component folder there:
-`autoencoder/`, `text_encoder/`, `tokenizer/`, `clip/`, `unet/` (the plain LDM), `guidance-A/` … or `unet-D/`.
-Checkpoints, logs and sample sheets stand in `runs/<stage>/`.
+`autoencoder/`, `text_encoder/`, `tokenizer/`, `clip/`, `unet/` (the plain LDM), `guidance-A/` … or `unet-D/`, and
+`unet-D-further/` of a further round. Checkpoints, logs and sample sheets stand in `runs/<stage>/`; `runs/origin.json`
+says what each was trained on.
 """
 
 from dataclasses import replace
@@ -21,6 +22,7 @@ from mrtutor.models.denoiser import build_denoiser, build_scheduler, widen_input
 from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant, build_guidance, exit_parameters
 from mrtutor.models.hub import INSTALL, load_unet
 from mrtutor.models.text import build_clip, build_tokenizer
+from mrtutor.sampling.origin import record_origin
 from mrtutor.sampling.precision import mixed_precision
 from mrtutor.training.batches import LatentBatches, SliceBatches, cohort_key
 from mrtutor.training.contrastive import ContrastiveObjective
@@ -39,7 +41,8 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
     An autoencoder or a text encoder of `Run.hub` is copied instead of trained: both stay frozen (Eq. 1).
 
     Raises:
-        ValueError: unknown stage, variant NONE for the guidance stage, or a further round of another variant than D.
+        ValueError: unknown stage, variant NONE for the guidance stage, a further round of another variant than D or
+            over its own start; `resume` with a checkpoint of another run, or of other inputs.
         FileNotFoundError: an earlier stage has not run.
     """
     builders = {"autoencoder": _autoencoder, "text": _text, "denoiser": _denoiser}
@@ -54,16 +57,19 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
     if stage in run.given:
         if run.processes.is_main_process:
             INSTALL[stage](run.given[stage], run.folder)
+            record_origin(run.folder, stage, {"given": run.given[stage]})
         run.processes.wait_for_everyone()
         return run.folder / ("text_encoder" if stage == "text" else stage)
-    name = f"guidance-{variant}" if stage == "guidance" else stage
-    if stage == "guidance" and run.start:
-        name += "-further"  # the first round's log and checkpoint stay
+    further = "-further" if stage == "guidance" and run.start else ""  # the first round stays as it is
+    name = f"guidance-{variant}{further}" if stage == "guidance" else stage
+    component = run.folder / (_component_name(stage, variant) + further)
+    if further and run.start.resolve() == component.resolve():
+        raise ValueError(f"This round would overwrite {run.start}, where it starts: copy that folder and start there.")
     torch.manual_seed(run.seed)  # initial weights
     with run.processes.main_process_first():  # the others find the cached latents
         work = _guidance(run, variant) if stage == "guidance" else builders[stage](run)
     tags = {"preset": run.preset.name, "cohort": cohort_key(run.cohort)}
-    work = replace(work, name=name, tags=tags)
+    work = replace(work, name=name, tags=tags, inputs=run.inputs(stage))
     model = fit(
         work,
         run.folder / "runs" / name,
@@ -73,9 +79,11 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
         mixed_precision=mixed_precision(run.precision),
     )
     if run.processes.is_main_process:
-        _save(run, stage, variant, model)
+        _save(run, stage, component, model)
+        foreign = further and run.start.resolve() != (run.folder / "unet-D").resolve()
+        record_origin(run.folder, name, run.origin | ({"start": str(run.start)} if foreign else {}))
     run.processes.wait_for_everyone()
-    return run.folder / _component_name(stage, variant)
+    return component
 
 
 def _autoencoder(run: Run) -> Stage:
@@ -166,6 +174,12 @@ def _diffusion_stage(
 ) -> Stage:
     if run.device == "cpu":  # a tenth faster there than torch's fused attention, whose backward pass is slow
         model.set_attn_processor(AttnProcessor())
+    text_width = batches.prompts.embeddings.shape[-1]
+    if (width := model.config.cross_attention_dim) != text_width:
+        raise ValueError(
+            f"The U-Net reads text states of width {width}, the text encoder of {run.folder} gives {text_width}: start "
+            "from a U-Net that was trained with this text encoder, or train the denoiser anew."
+        )
     validation = DiffusionValidation(objective, batches, validation_rows(run.cohort, 64), run.precision)
     return Stage(name, model, objective, batches, run.settings(name), validate=validation)
 
@@ -175,11 +189,11 @@ def _component_name(stage: str, variant: Variant | None) -> str:
     return names.get(stage) or ("unet-D" if variant is Variant.D else f"guidance-{variant}")
 
 
-def _save(run: Run, stage: str, variant: Variant | None, model: nn.Module) -> None:
+def _save(run: Run, stage: str, component: Path, model: nn.Module) -> None:
     if stage == "autoencoder":
         _store_statistics(run, model)
     model.to("cpu", memory_format=torch.contiguous_format)
-    with replace_folder(run.folder / _component_name(stage, variant)) as temporary:
+    with replace_folder(component) as temporary:
         model.save_pretrained(temporary)
     if stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
         with replace_folder(run.folder / "text_encoder") as temporary:

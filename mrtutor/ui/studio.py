@@ -20,6 +20,7 @@ from mrtutor.data.examples import Example, example_names, load_example
 from mrtutor.data.export import NOTICE, save_nifti_slice, save_png
 from mrtutor.data.structure import SIZE, validate_structure
 from mrtutor.sampling.pipeline import MRPipeline
+from mrtutor.study.lock import locked
 from mrtutor.ui import panel
 from mrtutor.ui.request import four_sentences, read_upload
 from mrtutor.vocabulary import Modality, prompt
@@ -152,13 +153,15 @@ class Studio:
         """
         if self.drawing is None:
             raise ValueError("Nothing to save yet: press Draw first.")
-        number = 1 + max((int(p.name[:4]) for p in self.output_dir.glob("[0-9][0-9][0-9][0-9]_*.png")), default=0)
         files = []
-        for modality, image in self.drawing.images.items():
-            stem = self.output_dir / f"{number:04d}_{modality}_synthetic"
-            text = {"Prompt": self.drawing.sentences[modality], **self.drawing.asked}
-            files += [save_png(image, f"{stem}.png", **text), save_nifti_slice(image, f"{stem}.nii.gz")]
-        self.controls.status.value = panel.said(f"Saved {len(files)} files, {number:04d}_*, in {self.output_dir}.")
+        with locked(self.output_dir / ".lock"):  # another panel on this folder would take the same number
+            taken = (int(p.name[:4]) for p in self.output_dir.glob("[0-9][0-9][0-9][0-9]_*.png"))
+            number = f"{1 + max(taken, default=0):04d}"
+            for modality, image in self.drawing.images.items():
+                stem = self.output_dir / f"{number}_{modality}_synthetic"
+                text = {"Prompt": self.drawing.sentences[modality], **self.drawing.asked}
+                files += [save_png(image, f"{stem}.png", **text), save_nifti_slice(image, f"{stem}.nii.gz")]
+        self.controls.status.value = panel.said(f"Saved {len(files)} files, {number}_*, in {self.output_dir}.")
         return files
 
     def figure(self) -> Figure:

@@ -286,6 +286,9 @@ def test_simulated_cases():
     cases = simulated_cases(3, 5, noise=False)
     assert cases == [SimulatedCase(n, 5, noise=False) for n in range(3)]
     assert len({case.key for case in [*cases, SimulatedCase(0, 5, nifti="volumes")]}) == 4
+    assert SimulatedCase(0, 5, device="cpu").key == "00000"  # as in cohorts of before, which were made on the CPU
+    assert SimulatedCase(0, 5, device="cuda:1").key == "00000-cuda"
+    assert SimulatedCase(0, 5, device="cuda", nifti="volumes").key == "00000-cuda-nifti"
     with pytest.raises(ValueError, match="at least 1 patient"):
         simulated_cases(0, 0)
     with pytest.raises(ValueError, match="seed of 0 or more"):
@@ -333,6 +336,14 @@ def test_labels_that_cannot_be_used(tmp_path):
     table.write_text("subject_id,idh\nA,wild\nA,mutant\n")
     with pytest.raises(ValueError, match="gives A two IDH types"):
         read_labels(table)
+
+
+def test_short_rows_of_a_table_are_unknown(tmp_path):
+    table = tmp_path / "idh.csv"
+    table.write_text("subject_id,idh\nA\nB,wild\n")
+    assert read_labels(table) == {"A": None, "B": "wild"}
+    table.write_text("idh,subject_id\nwild\nmutant\nwild,B\n")
+    assert read_labels(table) == {"B": "wild"}
 
 
 def test_a_repaired_case_is_prepared_anew(folders):

@@ -79,6 +79,14 @@ def test_examples_are_chosen_from_test_and_training_patients(tmp_path: Path) -> 
     assert set(people.loc[signs, "subject_id"]) <= set(table["subject_id"])
     assert len(write_examples(cohort, tmp_path / "examples")) == len(chosen)
     assert len(examples_cohort(tmp_path / "examples")) == len(chosen)
+    assert {load_example(name, tmp_path / "examples").source for name in chosen} == set(table["source"]) == {"test"}
+
+
+def test_real_patients_are_no_examples(tmp_path: Path) -> None:
+    cohort = write_tiny_cohort(tmp_path)  # as a real one, without a table of phenotypes
+    with pytest.raises(ValueError, match=r"Expected a simulated cohort.*of test patients: make one"):
+        write_examples(cohort, tmp_path / "examples")
+    assert not (tmp_path / "examples").exists()
 
 
 def test_unknown_name_lists_the_choices(folder: Path) -> None:

@@ -14,7 +14,7 @@ from mrtutor.data.paraphrases import (
     paraphrases,
     spellings,
 )
-from mrtutor.vocabulary import IDH, IDH_ALIASES, MODALITY_ALIASES, Modality, prompt
+from mrtutor.vocabulary import IDH, IDH_ALIASES, MODALITY_ALIASES, Modality, modalities_in, parse, prompt
 
 PAIRS = [(m, i) for m in Modality for i in IDH]
 
@@ -59,6 +59,13 @@ def test_a_sentence_names_its_own_type_and_no_other():
         for sentence, _, number in labelled_sentences(split):
             named = {"wild" if word in ("wild", "wildtype", "wt") else "mutant" for word in words([sentence]) & TYPES}
             assert named == (set() if number is None else {list(IDH)[number].value}), sentence
+
+
+def test_the_vocabulary_reads_every_sentence_as_it_is_trained():
+    for sentence, m, i in (row for split in SPLITS for row in labelled_sentences(split)):
+        assert modalities_in(sentence) == (set() if m is None else {list(Modality)[m]}), sentence
+        if None not in (m, i):
+            assert parse(sentence) == (list(Modality)[m], list(IDH)[i]), sentence
 
 
 TYPES = {"wild", "wildtype", "wt", "mutant", "mut", "mutated"}

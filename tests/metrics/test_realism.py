@@ -12,7 +12,6 @@ from mrtutor.data.examples import examples_cohort
 from mrtutor.data.export import PIXEL_MM
 from mrtutor.data.sources import folder_cases
 from mrtutor.metrics.realism import (
-    EXPECTED_ORDER,
     NAMES,
     RINGS,
     TISSUES,
@@ -24,7 +23,6 @@ from mrtutor.metrics.realism import (
     histogram_distance,
     profile,
     radial_power,
-    ring_frequencies,
     spectrum_distance,
     tissue_distance,
     tissue_levels,
@@ -32,6 +30,13 @@ from mrtutor.metrics.realism import (
 )
 from mrtutor.vocabulary import Modality
 
+EXPECTED_ORDER = {  # of the tissues, from dark to bright: any textbook of neuroradiology
+    Modality.FLAIR: ("CSF", "white matter", "grey matter"),
+    Modality.T1: ("CSF", "grey matter", "white matter"),
+    Modality.T1GD: ("CSF", "grey matter", "white matter"),
+    Modality.T2: ("white matter", "grey matter", "CSF"),
+}
+FREQUENCIES = (np.arange(RINGS) + 0.5) / (2 * RINGS) / PIXEL_MM  # centres of the rings, cycles per mm
 LEVELS = np.array([[20, 180, 140], [40, 120, 200], [40, 130, 210], [240, 130, 90]], np.uint8)  # (M, CSF grey white)
 
 
@@ -49,19 +54,20 @@ def nested_slice(seed=0):
     return sequence, mask, tissue
 
 
-def made_profile(patients=30, shift=0.0, seed=0, features=False):
-    """Profiles drawn around common means, moved by `shift` grey levels, dB and so on."""
+def made_profile(patients=30, shift=0.0, seed=0, slices=3, features=0):
+    """Profiles drawn around common means, moved by `shift` grey levels, dB and so on; `features` of a slice."""
     rng = np.random.default_rng(seed)
-    histogram = np.zeros((patients, 4, 256))
-    for p in range(patients):
-        histogram[p, :, int(100 + 255 * shift + rng.integers(-5, 6))] = 1
-    vectors = tuple(rng.normal(20 * shift, 1, (3, 4, 2)) for _ in range(patients)) if features else ()
+    n = patients * slices
+    histogram = np.zeros((n, 4, 256))
+    for row in range(n):
+        histogram[row, :, int(100 + 255 * shift + rng.integers(-5, 6))] = 1
     return Profile(
+        np.repeat(np.arange(patients), slices),
         histogram,
-        10 ** (shift + rng.normal(0, 0.02, (patients, 4, RINGS))),
-        0.5 + shift + rng.normal(0, 0.02, (patients, 4, 3)),
-        4 + 10 * shift + rng.normal(0, 0.2, (patients, 4)),
-        vectors,
+        10 ** (shift + rng.normal(0, 0.02, (n, 4, RINGS))),
+        0.5 + shift + rng.normal(0, 0.02, (n, 4, 3)),
+        4 + 10 * shift + rng.normal(0, 0.2, (n, 4)),
+        rng.normal(20 * shift, 1, (n, 4, features)) if features else None,
     )
 
 
@@ -96,7 +102,7 @@ def test_a_wave_shows_up_at_its_own_frequency(cycles):
     assert power.sum() == pytest.approx(1)
     peak = int(power.argmax())
     half_ring = 0.5 / (2 * RINGS) / PIXEL_MM
-    assert ring_frequencies()[peak] == pytest.approx(cycles / (256 * PIXEL_MM), abs=half_ring * 1.001)
+    assert FREQUENCIES[peak] == pytest.approx(cycles / (256 * PIXEL_MM), abs=half_ring * 1.001)
     assert power[peak] > 0.95
 
 
@@ -104,7 +110,7 @@ def test_white_noise_is_flat_and_smoothing_is_not():
     noise = np.random.default_rng(0).integers(0, 256, (256, 256)).astype(np.uint8)
     power = radial_power(noise)
     assert power[8:].std() / power[8:].mean() < 0.15
-    assert ring_frequencies()[-1] == pytest.approx(0.5 / PIXEL_MM, rel=0.02)  # Nyquist
+    assert FREQUENCIES[-1] == pytest.approx(0.5 / PIXEL_MM, rel=0.02)  # Nyquist
 
 
 def test_distances_in_closed_form():
@@ -118,20 +124,37 @@ def test_distances_in_closed_form():
 
 
 def test_the_frechet_distance_of_features():
-    a, b = (made_profile(200, shift, seed, features=True) for shift, seed in ((0.0, 0), (0.2, 1)))
+    a, b = (made_profile(200, shift, seed, features=2) for shift, seed in ((0.0, 0), (0.2, 1)))
     assert feature_distance(a, b) == pytest.approx(2 * 4.0**2, rel=0.1)  # two features, each moved by 4
 
 
 def test_patients_of_one_kind_are_within_the_null_and_others_outside():
-    simulated = made_profile(40, features=True)
-    same = compare(simulated, made_profile(3, seed=7, features=True), draws=100)
-    moved = compare(simulated, made_profile(3, 0.2, seed=7, features=True), draws=100)
+    simulated = made_profile(40, features=2)
+    same = compare(simulated, made_profile(3, seed=7, features=2), draws=100)
+    moved = compare(simulated, made_profile(3, 0.2, seed=7, features=2), draws=100)
     figures = ("histogram", "tissue", "edges", "spectrum_db", "fd_mr")
     assert sum(same[f][m]["outside"] for f in figures for m in NAMES) <= 5  # of 20; 1 in 20 by definition
     assert all(moved[f][m]["outside"] for f in figures for m in NAMES)
-    assert moved["patients"] == {"simulated": 40, "real": 3}
+    assert moved["patients"] == {"simulated": 40, "real": 3} and moved["slices"] == 3
     assert json.loads(json.dumps(moved)) == moved
     assert compare(simulated, made_profile(3, 0.2, seed=7), draws=10).keys() == moved.keys() - {"fd_mr"}
+
+
+def test_patients_with_fewer_slices_are_not_outside_for_that():
+    """The Fréchet distance of few slices is large: the null has as few of each patient."""
+    simulated, outside = made_profile(30, slices=8, features=8), []
+    for seed in range(1, 16):
+        report = compare(simulated, made_profile(2, seed=seed, slices=4, features=8), draws=40)
+        outside += [report["fd_mr"][m]["outside"] for m in NAMES]
+    assert report["slices"] == 4
+    assert np.mean(outside) < 0.2  # 0.05 by definition
+
+
+def test_as_many_slices_as_every_real_and_half_of_the_simulated_patients_have():
+    whole = made_profile(13, slices=4)
+    both = whole.take(np.setdiff1d(np.arange(52), np.arange(0, 24, 4)))  # the first six lack a slice
+    for slices, each in ((3, 3), (4, 4), (5, 4)):
+        assert compare(both, made_profile(3, slices=slices), draws=2)["slices"] == each
 
 
 def test_the_null_depends_on_the_seed_alone():
@@ -144,14 +167,15 @@ def test_too_few_patients():
     with pytest.raises(ValueError, match="more than twice as many simulated ones, got 3 and 6"):
         compare(made_profile(6), made_profile(3))
     with pytest.raises(ValueError, match="got 0 and 6"):
-        compare(made_profile(6), made_profile(3).take([]))
+        compare(made_profile(6), made_profile(3).take(np.arange(0)))
 
 
 def test_profiles_of_a_cohort():
     cohort = examples_cohort()
     names = list(dict.fromkeys(cohort.table["subject_id"]))[:2]
     mine = profile(cohort, names, features=lambda images: images.mean(axis=(-1, -2))[..., None])
-    assert len(mine) == 2 and len(mine.features) == 2 and mine.features[0].shape[1:] == (4, 1)
+    count = cohort.table["subject_id"].isin(names).sum()
+    assert len(mine.slices) == 2 and mine.slices.sum() == count and mine.features.shape == (count, 4, 1)
     assert mine.histogram.sum(axis=2) == pytest.approx(1) and mine.spectrum.sum(axis=2) == pytest.approx(1)
     assert ((mine.edges > 0.5) & (mine.edges < 12)).all()
     with pytest.raises(ValueError, match="nobody is no patient of the cohort"):

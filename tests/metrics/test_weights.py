@@ -1,7 +1,9 @@
 """The whole report on tiny models: every figure is there, a finished part is not measured again, costs are compared."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,6 +68,12 @@ def test_a_finished_part_is_kept_and_other_weights_start_anew(report, cohort) ->
         assert found["cost"]["default_s"] == f"other {what}", "a figure of other weights was kept"
         with torch.no_grad():
             bias.sub_(1)
+
+
+def test_a_real_cohort_has_no_noise_ceiling(cohort) -> None:
+    real = {name: value for name, value in cohort.manifest.items() if name != "seed"}
+    evaluation = SimpleNamespace(cohort=replace(cohort, manifest=real), cases=SimpleNamespace(rows=[0, 1]))
+    assert weights.noise_ceiling(evaluation) == {}
 
 
 def test_pictures_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ def draw(pipelines, structure):
         ({"guidance_scale": "much"}, "finite number as guidance_scale"),
         ({"structure_scale": float("nan")}, "finite number as structure_scale"),
         ({"eta": float("nan")}, "finite number as eta"),
+        ({"eta": 50}, r"eta from 0 \(deterministic\) to 1 .*, got 50: try 0"),
+        ({"eta": -1}, "eta from 0 .*, got -1"),
         ({"guidance_interval": (0.8, 0.2)}, "guidance_interval"),
         ({"guidance_interval": (0.0, 2.0)}, "guidance_interval"),
         ({"guidance_interval": (0.5,)}, "guidance_interval"),

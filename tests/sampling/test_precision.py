@@ -1,5 +1,7 @@
 """The number format: decided by a race, float32 where bfloat16 buys nothing."""
 
+import time
+
 import pytest
 import torch
 
@@ -25,6 +27,15 @@ def test_the_probe_puts_the_threads_back_and_takes_one_of_two() -> None:
     threads = torch.get_num_threads()
     assert precision.probe() in (torch.float32, torch.bfloat16)
     assert torch.get_num_threads() == threads
+
+
+def test_the_probe_needs_no_fine_clock_of_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows counts it in ticks of 15.6 ms, in which a run takes 0 s; here in ticks of 0.3 s, longer than the race."""
+    fine = time.process_time
+    assert precision._clock() is fine
+    monkeypatch.setattr(time, "process_time", lambda: fine() // 0.3 * 0.3)
+    assert precision._clock() is time.perf_counter
+    assert precision.probe() in (torch.float32, torch.bfloat16)
 
 
 def test_float32_means_no_autocast_even_inside_one() -> None:

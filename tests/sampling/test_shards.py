@@ -15,8 +15,9 @@ import torch
 
 from mrtutor.data.examples import examples_cohort
 from mrtutor.sampling import shards
-from mrtutor.sampling.pretrained import load_pretrained
-from mrtutor.sampling.shards import Plan, collect, generate, main, missing, open_plan
+from mrtutor.sampling.pipeline import MRPipeline
+from mrtutor.sampling.pretrained import load_pretrained, save_pipeline
+from mrtutor.sampling.shards import Plan, collect, generate, main, missing, open_plan, resolved
 from mrtutor.vocabulary import IDH, Modality
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +60,8 @@ def test_every_sequence_once(whole):
     assert [one["number"] for one in index["sequences"]] == list(range(7))
     assert [one["idh"] for one in index["sequences"]] == [str(list(IDH)[n % 2]) for n in range(7)]
     assert len({one["seed"] for one in index["sequences"]}) == 7
-    assert index["synthetic"] is True and index["plan"]["count"] == 7
+    assert index["synthetic"] is True and index["plan"] == json.loads((out / "plan.json").read_text())
+    assert index["plan"]["count"] == 7 and index["plan"]["scheduler"]["class"] == "DDIMScheduler"
 
 
 def test_a_sequence_is_the_pipelines_own(whole, pipe, cohort):
@@ -139,8 +141,40 @@ def test_parts_of_another_count_are_not_joined(tmp_path, whole, pipe, cohort):
     assert not (tmp_path / "index.json").exists()
 
 
+def test_other_weights_under_the_same_name_are_not_joined(tmp_path, pipe, cohort):
+    folder, plan = tmp_path / "weights", Plan(count=2, chunk=1, steps=1, weights="weights")
+    out = open_plan(resolved(plan, load_pretrained(save_pipeline(pipe, folder)), cohort), tmp_path / "out")
+    open_plan(resolved(plan, load_pretrained(folder), cohort), tmp_path / "out")
+    bias = pipe.unet.conv_out.bias
+    with torch.no_grad():
+        bias.add_(1)
+    other = load_pretrained(save_pipeline(pipe, folder))
+    with torch.no_grad():
+        bias.sub_(1)
+    with pytest.raises(ValueError, match=r"another plan \(weights_sha256 was [0-9a-f]{64}, now"):
+        generate(plan, tmp_path / "out", other, cohort)
+    assert not list(out.iterdir())
+
+
+def test_another_cohort_or_sampler_under_the_same_name_is_not_joined(tmp_path, pipe, cohort):
+    open_plan(resolved(PLAN, pipe, cohort), tmp_path)
+    changed = replace(cohort, manifest={"sha256": {"slices.npy": "f" * 64}})
+    with pytest.raises(ValueError, match=r"\(cohort_key was [0-9a-f]{12}, now ffffffffffff\)"):
+        generate(PLAN, tmp_path, pipe, changed)
+    guided = MRPipeline(**pipe.components, **(pipe.parameters | {"guidance_scale": 9.0}))
+    with pytest.raises(ValueError, match=r"\(guidance_scale was 2.0, now 9.0\)"):
+        generate(PLAN, tmp_path, guided, cohort)
+
+
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--count", "0", "--pipeline", "smoke", "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2 and not (tmp_path / "out").exists()
+    assert "Error: Expected count and chunk from 1 and seed from 0, got count 0," in capsys.readouterr().err
+
+
 def test_mistakes(tmp_path, pipe, cohort):
-    open_plan(PLAN, tmp_path)
+    open_plan(resolved(PLAN, pipe, cohort), tmp_path)
     with pytest.raises(ValueError, match=r"another plan \(seed was 3, now 4\): choose another --out"):
         generate(replace(PLAN, seed=4), tmp_path, pipe, cohort)
     with pytest.raises(ValueError, match="shard from 0 to 1, got 2"):

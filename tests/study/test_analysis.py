@@ -126,9 +126,10 @@ def _frame(said: dict[str, list[str]], test: str = "sequences") -> pd.DataFrame:
 
 def test_agreement_is_over_items_that_all_answered() -> None:
     frame = _frame({"a": ["mutant", "wild", "wild", ""], "b": ["mutant", "wild", "mutant", "wild"]})
-    assert agreement(frame, "sequences") == {"kappa": pytest.approx(cohen_kappa("mww", "mwm")), "readers": 2, "n": 3}
+    two_thirds = {"same": pytest.approx(2 / 3), "kappa": pytest.approx(cohen_kappa("mww", "mwm")), "readers": 2, "n": 3}
+    assert agreement(frame, "sequences") == two_thirds
     more = _frame({r: ["mutant", "wild", "mutant", "wild"] for r in "abc"})
-    assert agreement(more, "sequences") == {"kappa": 1.0, "readers": 3, "n": 4}
+    assert agreement(more, "sequences") == {"same": 1.0, "kappa": 1.0, "readers": 3, "n": 4}
     assert agreement(_frame({r: ["mutant"] * 4 for r in "ab"}), "sequences")["kappa"] is None
     for alone in (_frame({"a": ["wild"] * 4}), _frame({"a": ["wild", "", "", ""], "b": ["", "wild", "", ""]})):
         with pytest.raises(ValueError, match="two or more readers with items in common"):

@@ -1,12 +1,15 @@
 """A session file: whole after every event, and honest about every damage."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mrtutor.study.journal import DamagedJournal, Journal, SessionTaken, parse
 
+ROOT = Path(__file__).resolve().parents[2]
 EVENTS = [{"kind": "head"}, *({"kind": "answer", "number": n, "said": "left"} for n in range(1, 6))]
 
 
@@ -20,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_was_written_is_read(path: Path) -> None:
     assert Journal.open(path).events == EVENTS
-    assert [p.name for p in path.parent.iterdir()] == ["one.jsonl"], "a temporary file was left"
+    assert {p.name for p in path.parent.iterdir()} == {"one.jsonl", "one.lock"}, "a temporary file was left"
 
 
 def test_every_way_to_cut_it_short_is_seen(path: Path) -> None:
@@ -99,6 +102,44 @@ def test_two_windows_on_one_session(path: Path) -> None:
         other.append({"kind": "answer", "number": 6})
     assert len(Journal.open(path).events) == len(EVENTS) + 1 and other.events == EVENTS
     one.append({"kind": "answer", "number": 7})
+
+
+WRITER = """
+import sys
+from mrtutor.study.journal import Journal, SessionTaken
+path, name = sys.argv[1:]
+print("ready", flush=True), sys.stdin.readline()
+for number in range(60):
+    while True:
+        try:
+            Journal.open(path).append({"by": name, "number": number})
+        except SessionTaken:
+            continue
+        break
+"""
+
+
+def test_two_processes_on_one_session_lose_nothing_that_was_acknowledged(path: Path) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], **pipes) for name in "ab"]
+    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2
+    for writer in writers:
+        writer.stdin.write("go\n"), writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=120)
+        assert writer.returncode == 0
+    found = Journal.open(path).events[len(EVENTS) :]
+    for name in "ab":
+        assert [event["number"] for event in found if event["by"] == name] == list(range(60))
+
+
+def test_a_sealed_journal_without_events_goes_on(path: Path) -> None:
+    """What a kill leaves between the repair of a file whose first line is damaged and its new head."""
+    path.write_text("?\n" + path.read_text())
+    Journal.open(path, repair=True)
+    again = Journal.open(path)
+    again.append({"kind": "head"})
+    assert Journal.open(path).events == again.events == [{"kind": "head"}]
 
 
 def test_a_full_disk_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cohorts import write_tiny_cohort
+from diffusers import DDPMScheduler
 from tiny_pipelines import build
 from typer.testing import CliRunner
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.data.examples import example_names, examples_cohort
+from mrtutor.metrics.draws import weights_key
 from mrtutor.study.pool import REAL, SIMULATED, Pool
-from mrtutor.study.prepare import choose_cases, choose_partners, draw_pool, prepare_study, weights_digest
+from mrtutor.study.prepare import choose_cases, choose_partners, draw_pool, prepare_study
 from mrtutor.study.store import open_study
 from mrtutor.vocabulary import IDH
 
@@ -64,7 +66,20 @@ def test_nothing_is_drawn_twice_and_nothing_of_another_model_is_taken(cohort: Co
     pipe.unet.conv_out.weight.data *= 1.5
     other = draw_pool(pipe, cohort, 4, tmp_path)
     assert len(calls) == 9 and (other.synthetic != pool.synthetic).any()
-    assert other.origin["weights"] == weights_digest(pipe) != pool.origin["weights"]
+    assert other.origin["weights"] == weights_key(pipe) != pool.origin["weights"]
+
+
+@pytest.mark.parametrize("setting", [{"guidance_scale": 7.0}, {"guidance_interval": [0.2, 0.8]}, {"eta": 1.0}, "DDPM"])
+def test_nothing_of_another_sampler_is_taken(cohort: Cohort, tmp_path: Path, setting: dict | str) -> None:
+    pipe = build("D", steps=2)
+    pool = draw_pool(pipe, cohort, 2, tmp_path)
+    if setting == "DDPM":
+        pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, variance_type="fixed_large")
+    else:
+        pipe.register_to_config(**setting)
+    other = draw_pool(pipe, cohort, 2, tmp_path)
+    assert (other.synthetic != pool.synthetic).any() and other.origin != pool.origin
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_study_of_a_cohort_of_its_own(cohort: Cohort, tmp_path: Path) -> None:

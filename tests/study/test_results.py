@@ -67,6 +67,17 @@ def test_all_readers_in_one_frame(folder: Path) -> None:
         read_results(folder)
 
 
+def test_results_of_two_studies_are_not_mixed(folder: Path, tmp_path: Path) -> None:
+    other = tiny_study(tmp_path / "other", seed=1)
+    names = [save_csv(start(place, reader), folder).name for place, reader in ((folder, "a"), (other, "b"))]
+    with pytest.raises(ValueError, match=r"Expected results of one study.*move the files") as refused:
+        read_results(folder)
+    for name, place in zip(names, (folder, other), strict=True):
+        assert f"{open_study(place)[0].fingerprint} in {name}" in str(refused.value)
+    (folder / "results" / names[1]).unlink()
+    assert list(read_results(folder)) == list(COLUMNS)
+
+
 def test_a_simulated_reader_goes_on_where_it_was_stopped(folder: Path) -> None:
     study, pool = open_study(folder)
     first = Session.open(folder, study, pool, "sim-coin", simulated=True)

@@ -116,6 +116,30 @@ def test_time_up_is_told_and_leads_on(face: StudyFace) -> None:
     assert read_results(face.folder)["said"].eq("").all()
 
 
+@pytest.mark.parametrize("time_up", [False, True])
+def test_a_full_disk_at_the_end_is_told_and_saving_is_tried_again(
+    face: StudyFace, monkeypatch: pytest.MonkeyPatch, time_up: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    begin(face)
+    press(face, *["left", "Next"] * 6, "Start", *["3", "IDH wild", "Next"] * 5)
+    with monkeypatch.context() as disk:
+        disk.setattr("mrtutor.study.results.write_text", full)
+        if time_up:
+            face._clock.now += 1801
+            face.tick()
+        else:
+            press(face, "3", "IDH wild", "Next")
+        press(face, "Save again")
+        assert face.session.step is Step.DONE and list(buttons(face)) == ["Save again"]
+        assert "answers are kept" in face.error.value and "No space left" in face.error.value
+    press(face, "Save again")
+    assert "Thank you" in html(face) and face.error.value == "" and not buttons(face)
+    assert (read_results(face.folder)["said"] != "").sum() == 11 + (not time_up)
+
+
 def test_a_new_kernel_goes_on(face: StudyFace) -> None:
     begin(face)
     press(face, "left", "Next", "right", "Next")

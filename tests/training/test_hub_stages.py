@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from mrtutor.models.guidance import Variant
 from mrtutor.models.hub import HubSources
 from mrtutor.presets import load_preset
+from mrtutor.sampling.origin import read_origins
 from mrtutor.sampling.pack import pipeline_of_run
 from mrtutor.sampling.pretrained import load_pretrained, save_pipeline
 from mrtutor.training import stages
@@ -24,6 +25,7 @@ def test_from_hub_components_to_pictures(run, tmp_path):
     for stage in stages.STAGES:
         stages.train(run, stage, variant=Variant.A)
     assert AutoencoderKL.from_pretrained(run.folder / "autoencoder").config.latents_mean is None
+    assert read_origins(run.folder, ["autoencoder"]) == {"autoencoder": {"given": run.hub.vae}}
     assert not (run.folder / "runs/autoencoder").exists() and not (run.folder / "runs/text").exists()  # nothing trained
     start = UNet2DConditionModel.from_pretrained(run.hub.unet, subfolder="unet").state_dict()
     trained = UNet2DConditionModel.from_pretrained(run.folder / "unet").state_dict()

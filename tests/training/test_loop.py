@@ -94,6 +94,24 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
         fit(regression_stage(), tmp_path, seed=3, resume=True)
 
 
+def test_checkpoint_of_other_inputs_is_refused_and_an_old_one_is_taken(tmp_path):
+    fit(regression_stage(inputs={"labels": "a", "masks": "m"}), tmp_path, stop_after=3)
+    with pytest.raises(ValueError, match="labels was a, now b"):
+        fit(regression_stage(inputs={"labels": "b", "masks": "m"}), tmp_path, resume=True)
+    saved = torch.load(tmp_path / NAME, weights_only=True)
+    del saved["inputs"]  # as it was written before
+    del saved["state"]["device"], saved["state"]["mixed_precision"]
+    torch.save(saved, tmp_path / NAME)
+    fit(regression_stage(inputs={"labels": "b", "masks": "m"}), tmp_path, resume=True)
+
+
+def test_a_resumed_run_keeps_its_number_format(tmp_path):
+    whole = weights(fit(regression_stage(), tmp_path / "whole", mixed_precision="bf16"))
+    fit(regression_stage(), tmp_path / "cut", mixed_precision="bf16", stop_after=5)
+    resumed = weights(fit(regression_stage(), tmp_path / "cut", mixed_precision="no", resume=True))  # another race won
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
 def test_no_checkpoint_means_none(tmp_path):
     assert load_checkpoint(tmp_path, "x") is None
 
@@ -103,7 +121,7 @@ def test_nan_loss_stops_and_keeps_the_checkpoint(tmp_path):
     before = (tmp_path / NAME).read_bytes()
     stage = regression_stage()
     stage.objective = lambda model, batch, generator: (model(batch["x"]).mean() * float("nan"), {})
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+    with pytest.raises(FloatingPointError, match="another --seed, or lower the learning rate"):
         fit(stage, tmp_path, resume=True)
     assert (tmp_path / NAME).read_bytes() == before
 

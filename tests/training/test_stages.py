@@ -1,6 +1,7 @@
 """All four stages in the smoke preset: what they leave behind, in what order, and that resuming changes nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -151,7 +152,12 @@ def test_a_further_round_goes_on_from_the_finished_network(trained, tmp_path):
     preset = replace(trained.preset, stages=trained.preset.stages | {"guidance": tiny})
     again = stages.train(replace(trained, preset=preset, start=first, seed=1), "guidance", variant=Variant.D)
     after = UNet2DConditionModel.from_pretrained(again).state_dict()
-    assert again == first and all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+    assert again == trained.folder / "unet-D-further"
+    assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+    kept_first = UNet2DConditionModel.from_pretrained(first).state_dict()
+    assert all(torch.equal(before[k], kept_first[k]) for k in before), "the first round was overwritten"
+    with pytest.raises(ValueError, match="would overwrite"):
+        stages.train(replace(trained, start=again), "guidance", variant=Variant.D)
     assert log.read_text() == kept and (trained.folder / "runs" / "guidance-D-further" / "log.csv").is_file()
 
 
@@ -162,6 +168,41 @@ def test_a_further_round_asks_for_a_network_that_takes_a_structure(trained, tmp_
         stages.train(replace(trained, start=trained.folder / "unet"), "guidance", variant=Variant.B)
     with pytest.raises(FileNotFoundError, match="unet-D"):
         stages.train(replace(trained, start=tmp_path), "guidance", variant=Variant.D)
+
+
+def test_a_network_of_another_text_width_is_refused(trained, tmp_path):
+    wide = stages.widen_input(stages.build_denoiser(trained.preset.denoiser, 48), stages.STRUCTURE_CHANNELS)
+    wide.save_pretrained(tmp_path / "unet-D")
+    with pytest.raises(ValueError, match=r"width 48, the text encoder of .* gives 32"):
+        stages.train(replace(trained, start=tmp_path / "unet-D"), "guidance", variant=Variant.D)
+
+
+@pytest.mark.parametrize("what", ["labels", "masks", "autoencoder", "text_encoder", "unet"])
+def test_a_stage_is_not_resumed_on_other_inputs(trained, tmp_path, what):
+    folder = shutil.copytree(trained.folder, tmp_path / "run", ignore=shutil.ignore_patterns("runs"))
+    run, cohort = replace(trained, folder=folder, steps=1), trained.cohort
+    stages.train(run, "guidance", variant=Variant.D)
+    stages.train(run, "guidance", variant=Variant.D, resume=True)  # the same inputs
+    if what == "labels":
+        run = replace(run, cohort=replace(cohort, table=cohort.table.assign(idh=cohort.table["idh"].to_numpy()[::-1])))
+    elif what == "masks":
+        run = replace(run, cohort=replace(cohort, masks=np.zeros_like(cohort.masks)))
+    else:
+        model = {"autoencoder": AutoencoderKL, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}[what]
+        other = model.from_pretrained(folder / what)
+        with torch.no_grad():
+            next(other.parameters()).add_(1)
+        other.save_pretrained(folder / what)
+    with pytest.raises(ValueError, match=f"{what} was "):
+        stages.train(run, "guidance", variant=Variant.D, resume=True)
+
+
+def test_every_stage_says_what_it_was_trained_on(trained):
+    origins = json.loads((trained.folder / "runs/origin.json").read_text())
+    key = trained.cohort.manifest["sha256"]["slices.npy"][:12]
+    about = {"source": "test", "patients": 20, "cohort_seed": 0, "cohort": key}
+    for stage in ("autoencoder", "text", "denoiser"):
+        assert about.items() <= origins[stage].items() and origins[stage]["device"].startswith("cpu")
 
 
 def test_the_loss_counts_more_in_tumours_and_where_contrast_agent_shows():

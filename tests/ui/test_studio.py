@@ -1,7 +1,8 @@
 """The studio without a browser: widgets are set and pressed from Python."""
 
-import io
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import ipywidgets
@@ -16,9 +17,11 @@ from mrtutor.data.examples import Example
 from mrtutor.data.export import NOTICE
 from mrtutor.data.structure import canny
 from mrtutor.sampling.pipeline import MRPipeline
-from mrtutor.ui.request import MAX_UPLOAD, four_sentences, read_upload
+from mrtutor.ui import studio as studio_module
+from mrtutor.ui.request import MAX_UPLOAD
 from mrtutor.ui.studio import Studio
 from mrtutor.vocabulary import IDH, Modality, prompt
+from tests.ui.test_request import GREY, MASK, png
 
 
 def example(x: float = 90) -> Example:
@@ -51,13 +54,6 @@ def usual(pipe) -> np.ndarray:
     studio = Studio(pipe, {"left": example(90), "right": example(160)})
     studio.controls.steps.value = 2
     return studio.draw().images[Modality.T1GD]
-
-
-def png(values: np.ndarray, mode: str | None = None) -> bytes:
-    buffer = io.BytesIO()
-    picture = Image.fromarray(values)
-    (picture.convert(mode) if mode else picture).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def upload(studio: Studio, content: bytes, name: str = "mask.png") -> None:
@@ -118,26 +114,6 @@ def test_sentence_in_place_of_menus(studio):
     assert studio.drawing is drawing, "a refused request must not cost the last drawing"
 
 
-@pytest.mark.parametrize(
-    ("text", "first"),
-    [
-        ("{modality} of a wild glioma", "FLAIR of a wild glioma"),
-        ("A T1ce image;  T1c+, again", "A FLAIR image; FLAIR, again"),
-        ("T1-post MR", "FLAIR MR"),
-        ("(T2) image", "(FLAIR) image"),
-    ],
-)
-def test_four_sentences(text, first):
-    sentences = four_sentences(text)
-    assert list(sentences) == list(Modality) and sentences[Modality.FLAIR] == first
-
-
-@pytest.mark.parametrize("text", ["", "a brain", "T1 and T2", "T10 image", "XT1"])
-def test_a_sentence_without_a_place_is_refused(text):
-    with pytest.raises(ValueError, match="modality word"):
-        four_sentences(text)
-
-
 def test_the_mask_moves_with_the_sliders(studio):
     shown = studio.controls.mask.value
     studio.controls.source.value = "compose"
@@ -163,10 +139,6 @@ def test_an_uploaded_mask_is_drawn_from(studio):
     assert np.array_equal(drawing.structure > 0, mask > 0)
     files = studio.save()
     assert all(file.parent == studio.output_dir and "passwd" not in file.name for file in files)
-
-
-GREY = np.arange(256 * 256, dtype=np.uint32).reshape(256, 256).astype(np.uint8)
-MASK = np.where(np.eye(256), 255, 0).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -200,19 +172,13 @@ def test_messages_are_escaped(studio):
     assert "<img src=x" not in said
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P"])
-def test_read_upload_takes_every_black_and_white_png(mode):
-    read = read_upload(png(MASK, mode))
-    assert read.shape == (1, 1, 256, 256) and np.array_equal(read[0, 0].numpy() > 0, MASK > 0)
-
-
 def test_saved_files_say_synthetic_and_what_was_asked(studio):
     studio.controls.seed.value = 5
     studio.controls.draw.click()
     studio.controls.seed.value = 6  # changed after the drawing: the file must tell of the drawing
     studio.controls.save.click()
     assert "8 files" in studio.controls.status.value
-    files = sorted(studio.output_dir.iterdir())
+    files = sorted(studio.output_dir.glob("*_synthetic.*"))
     assert len(files) == 8
     for file in files:
         if file.suffix == ".png":
@@ -222,7 +188,17 @@ def test_saved_files_say_synthetic_and_what_was_asked(studio):
         else:
             assert nib.load(file).header["descrip"].item().decode() == NOTICE
     studio.controls.save.click()
-    assert len(list(studio.output_dir.iterdir())) == 16, "saving again overwrites nothing"
+    assert len(list(studio.output_dir.glob("*_synthetic.*"))) == 16, "saving again overwrites nothing"
+
+
+def test_two_panels_on_one_folder_overwrite_nothing(studio, monkeypatch):
+    other = Studio(studio.pipe, studio.examples, studio.output_dir)
+    other.drawing = studio.draw()
+    save_png = studio_module.save_png
+    monkeypatch.setattr(studio_module, "save_png", lambda *a, **k: time.sleep(0.1) or save_png(*a, **k))
+    with ThreadPoolExecutor() as pool:
+        saved = [task.result() for task in [pool.submit(panel.save) for panel in (studio, other)]]
+    assert len({file for files in saved for file in files}) == len(list(studio.output_dir.glob("*_synthetic.*"))) == 16
 
 
 def test_nothing_drawn_nothing_saved(studio):
