@@ -27,6 +27,8 @@ from mrtutor.metrics.record import commit
 from mrtutor.models.guidance import Variant
 from mrtutor.training.batches import cohort_key
 
+COMPARISON = "variants.json"  # beside the report
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -81,6 +83,8 @@ def evaluate_weights(
         if name not in report:
             report[name] = part(evaluation)
             write_json(output, report)
+    report["structure"] |= other_variants(output.with_name(COMPARISON), report["structure"].get("shipped"), cohort)
+    write_json(output, report)
     return report
 
 
@@ -173,6 +177,19 @@ def structure_figures(e: Evaluation) -> dict:
         "reconstruction": f1(cases.structures, cases.edges_of, decoded, cases.patients),
         "null": f1(cases.structures[elsewhere], cases.edges_of, e.sequences, cases.patients),
     }
+
+
+def other_variants(comparison: Path, shipped: str | None, cohort: Cohort) -> dict[str, dict]:
+    """Edge F1 of the guidance variants that do not ship, with the steps that each was trained for.
+
+    Args:
+        comparison: report of `mrtutor.metrics.variants.compare_variants`; {} where there is none of this cohort.
+    """
+    found = json.loads(comparison.read_text()) if comparison.is_file() else {}
+    if found.get("of", {}).get("cohort") != cohort_key(cohort):
+        return {}
+    others = [str(v) for v in Variant if str(v) in found and str(v) != shipped]
+    return {name: found[name]["edge_f1"] | {"steps": found["steps_budget"]} for name in others}
 
 
 def sequence_figures(e: Evaluation) -> dict:

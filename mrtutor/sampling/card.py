@@ -138,6 +138,7 @@ def _rows(prefix: str, content: dict) -> list[str]:
         label = f"{prefix}: {name}"
         if isinstance(entry, dict) and "value" in entry:
             low, high = entry["ci95"]
+            label += f" (after {entry['steps']} steps)" if "steps" in entry else ""
             rows.append(f"| {label} | {entry['value']:.4g} | {low:.4g} … {high:.4g} | {entry['n']} |")
         elif isinstance(entry, dict):
             rows += _rows(label, entry)

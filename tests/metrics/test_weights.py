@@ -76,6 +76,22 @@ def test_a_real_cohort_has_no_noise_ceiling(cohort) -> None:
     assert weights.noise_ceiling(evaluation) == {}
 
 
+def test_variants_that_do_not_ship_come_from_their_own_comparison(cohort, tmp_path: Path) -> None:
+    f1 = {"value": 0.7, "ci95": [0.6, 0.8], "sd": 0.1, "n": 3}
+    content = {
+        "of": {"cohort": weights.cohort_key(cohort)},
+        "steps_budget": 30,
+        "A": {"edge_f1": f1},
+        "D": {"edge_f1": f1},
+    }
+    path = tmp_path / "variants.json"
+    assert weights.other_variants(path, "D", cohort) == {}
+    path.write_text(json.dumps(content))
+    assert weights.other_variants(path, "D", cohort) == {"A": f1 | {"steps": 30}}
+    path.write_text(json.dumps(content | {"of": {"cohort": "of other patients"}}))
+    assert weights.other_variants(path, "D", cohort) == {}
+
+
 def test_pictures_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = build("D", steps=1)
     monkeypatch.setattr(cost, "ordinary_sequence", lambda *_: torch.zeros(4, 256, 256) - 1)
