@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mrtutor"
 LAYERS = [
-    {"vocabulary", "files", "presets", "_environment", "precision"},
+    {"vocabulary", "files", "lock", "presets", "_environment", "precision"},
     {"data"},
     {"models"},
     {"training", "sampling"},

@@ -70,13 +70,15 @@ def _shuffled(coded: np.ndarray, groups: np.ndarray, times: int = 200) -> Iterat
     Whole patients change their kind, where each has one; else the points of each patient. Below one half for two kinds:
     with a patient's own points left out, the others are less often of his kind.
     """
-    rng, of = np.random.default_rng(0), np.unique(groups, return_inverse=True)[1]
-    first = np.unique(of, return_index=True)[1]
+    rng, (_, first, of) = np.random.default_rng(0), np.unique(groups, return_index=True, return_inverse=True)
+    by_patient = np.argsort(of, kind="stable")
     for _ in range(times):
         if np.array_equal(coded[first][of], coded):
             yield rng.permutation(coded[first])[of]
-        else:
-            yield coded[np.lexsort((rng.random(len(of)), of))[np.argsort(np.argsort(of, kind="stable"))]]
+        else:  # a patient of several kinds
+            dealt = np.empty_like(coded)
+            dealt[by_patient] = coded[np.lexsort((rng.random(len(of)), of))]
+            yield dealt
 
 
 def _standardised(features: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mrtutor.files import write_text
-from mrtutor.study.lock import locked
+from mrtutor.lock import locked
 
 Event = dict[str, Any]
 

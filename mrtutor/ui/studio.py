@@ -19,8 +19,8 @@ from mrtutor.data.compose import Ellipse, compose_structure
 from mrtutor.data.examples import Example, example_names, load_example
 from mrtutor.data.export import NOTICE, save_nifti_slice, save_png
 from mrtutor.data.structure import SIZE, validate_structure
+from mrtutor.lock import locked
 from mrtutor.sampling.pipeline import MRPipeline
-from mrtutor.study.lock import locked
 from mrtutor.ui import panel
 from mrtutor.ui.request import four_sentences, read_upload
 from mrtutor.vocabulary import Modality, prompt

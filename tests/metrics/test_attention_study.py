@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mrtutor.metrics import attention_study as study
+from mrtutor.metrics import interventions
 from mrtutor.metrics.attention_case import EDGES, NONSENSE, PERMUTED, PLACE, WORDS, make_case, shuffled, word_maps
 from mrtutor.metrics.attention_report import report
 from mrtutor.metrics.interventions import INTERVENTIONS, change, draw, intervene
@@ -152,6 +153,20 @@ def test_interventions_share_noise_and_structure(pipe, cohort):
     for name in INTERVENTIONS:
         assert made[name].shape == (4, 256, 256)
         assert not np.allclose(made[name], made["as it is"], atol=1e-6), name
+
+
+def test_interventions_are_not_drowned_by_rounding(pipe, cohort, monkeypatch):
+    case, used, own = study.study_cases(cohort, 2)[0], [], pipe.precision
+    monkeypatch.setattr(
+        interventions, "draw", lambda pipe, *_, **__: used.append(pipe.precision) or np.zeros((8, 2, 2))
+    )
+    pipe.precision = torch.bfloat16
+    intervene(pipe, case.idh, case.structure)
+    assert set(used) == {torch.float32} and pipe.precision is torch.bfloat16
+    with pytest.raises(KeyError), interventions.in_float32(pipe):
+        raise KeyError
+    assert pipe.precision is torch.bfloat16, "not put back after an error"
+    pipe.precision = own
 
 
 def test_change_by_hand():

@@ -24,6 +24,14 @@ def test_apart_and_mixed():
     assert apart["chance"] == pytest.approx(0.5, abs=0.03) and apart["knn_accuracy"]["n"] == 60
 
 
+def test_chance_is_what_leaving_a_patient_out_leaves():
+    """Of four patients, two of each kind, the three others are one of his kind and two of the other."""
+    features, people = RNG.normal(size=(40, 8)), np.repeat(np.arange(4), 10)
+    assert separation(features, np.array(["mutant", "wild"])[people % 2], people)["chance"] < 0.42
+    both = separation(features, np.tile(["mutant", "wild"], 20), people)  # each patient under both words
+    assert both["chance"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_a_patient_is_not_his_own_neighbour():
     """Each patient a tight cluster of one kind in a random place: recognising him is not telling the kind."""
     people = np.repeat(np.arange(20), 7)
