@@ -37,7 +37,7 @@ def train(
     unet: Annotated[str | None, typer.Option(help="A U-Net the denoiser starts from: folder or hub id.")] = None,
     vae: Annotated[str | None, typer.Option(help="An autoencoder, frozen, instead of ours: folder or hub id.")] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Finished unet-D from which guidance trains a further round.")
+        Path | None, typer.Option(help="Finished unet-D, or further round, from which guidance trains the next.")
     ] = None,
 ) -> None:
     """Train one stage, or all in order, and save its component in the run's folder."""

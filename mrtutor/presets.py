@@ -100,6 +100,7 @@ class SamplerPreset:
     steps: int = 25
     guidance_scale: float = 2.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # share of the noise levels where guidance acts
+    guide_structure: bool = False  # whether it sharpens the structure as well as the sentence
     eta: float = 0.0  # randomness of DDIM
 
 
@@ -151,8 +152,9 @@ _LAPTOP = Preset(
     },
     # Guidance in the middle of the noise levels alone: 1.4 x faster, figures alike (Kynkäänniemi et al., NeurIPS 2024).
     # Little of it: it draws away from the mean of all modalities, which is bright in a tumour, and so takes contrast
-    # agent out of T1Gd. Fresh noise in each step mends what an early step got wrong (Karras et al., NeurIPS 2022).
-    sampler=SamplerPreset(guidance_scale=1.5, guidance_interval=(0.2, 0.8), eta=1.0),
+    # agent out of T1Gd. Away from a picture without structure, too: folds and outlines come out crisper, at no cost.
+    # Fresh noise in each step mends what an early step got wrong (Karras et al., NeurIPS 2022).
+    sampler=SamplerPreset(guidance_scale=1.5, guidance_interval=(0.2, 0.8), guide_structure=True, eta=1.0),
 )
 
 _COLAB = replace(

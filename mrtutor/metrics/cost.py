@@ -45,9 +45,9 @@ def ordinary_sequence(pipe: MRPipeline, idh: IDH | str, structure: object, seed:
     maps = None if structure is None else validate_structure(structure)
     scale, side = pipe.config.guidance_scale, pipe.unet.config.sample_size
 
-    def call(latents: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def call(latents: Tensor, t: Tensor, text: Tensor, strength: float = 1.0) -> Tensor:
         condition = None if maps is None else structure_condition(maps, pipe.variant, pipe.autoencoder)
-        return predict(pipe.unet, pipe.guidance, pipe.variant, latents, t, text, condition)
+        return predict(pipe.unet, pipe.guidance, pipe.variant, latents, t, text, condition, strength)
 
     pictures = []
     for modality in Modality:
@@ -56,7 +56,7 @@ def ordinary_sequence(pipe: MRPipeline, idh: IDH | str, structure: object, seed:
         latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(seed))
         pipe.scheduler.set_timesteps(steps)
         for t in pipe.scheduler.timesteps:
-            plain = call(latents, t, empty)
+            plain = call(latents, t, empty, 0.0 if pipe.config.guide_structure else 1.0)
             latents = pipe.scheduler.step(
                 plain + scale * (call(latents, t, wanted) - plain), t, latents, return_dict=False
             )[0]
@@ -66,7 +66,7 @@ def ordinary_sequence(pipe: MRPipeline, idh: IDH | str, structure: object, seed:
 
 def our_sequence(pipe: MRPipeline, idh: IDH | str, structure: object, seed: int, steps: int) -> Tensor:
     """The same sequence by the pipeline, guided at every step."""
-    options = {"num_inference_steps": steps, "guidance_interval": (0, 1), "eta": 0.0}
+    options = {"num_inference_steps": steps, "guidance_interval": (0, 1), "eta": 0.0, "grain": False}
     return torch.stack(list(pipe.sequence(idh, structure, seed=seed, **options).values()))
 
 

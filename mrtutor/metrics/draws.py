@@ -17,15 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Generator, nn
 from tqdm.auto import tqdm
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.data.structure import SIZE, canny
 from mrtutor.files import atomic_path, write_json
 from mrtutor.metrics.reconstruction import reconstruct_slices
+from mrtutor.models.residual import add_residual
+from mrtutor.sampling.arguments import own_streams
 from mrtutor.training.batches import cohort_key
-from mrtutor.vocabulary import IDH, Modality
+from mrtutor.vocabulary import IDH, Modality, prompt
 
 SPLIT = "test"
 SHAPE = (len(Modality), SIZE, SIZE)
@@ -176,11 +178,13 @@ def pipeline_sampler(pipeline, *, structure: bool = True, **options: object) -> 
 
 
 def reconstruction_sampler(pipeline, cohort: Cohort) -> Sampler:
-    """True held-out slices through the pipeline's autoencoder: no generator on its latents can look better."""
+    """True held-out slices through the pipeline's autoencoder, grain included: what perfect latents would look like."""
 
     def draw(order: Order) -> np.ndarray:
         images = np.asarray(cohort.images[[order.row]], dtype=np.float32) / 255
-        return reconstruct_slices(pipeline.autoencoder, images, torch.float32)[0]
+        means = torch.from_numpy(reconstruct_slices(pipeline.autoencoder, images, torch.float32)[0])
+        streams = own_streams(Generator().manual_seed(order.seed), [prompt(m, order.idh) for m in Modality])
+        return add_residual(means, pipeline.residual, streams).numpy()
 
     return Sampler(f"autoencoder of {weights_key(pipeline)}", draw)
 

@@ -83,7 +83,7 @@ def predict(
     timesteps: Tensor,
     text: Tensor,
     condition: Tensor | None,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
 ) -> Tensor:
     """One call of the denoiser under any variant.
 
@@ -92,7 +92,8 @@ def predict(
         timesteps: (B,) or scalar, in [0, 999].
         text: hidden states (B, L, D).
         condition: from `structure_condition` (or the stem's features, inside `stem_computed`); None for NONE.
-        scale: factor on the residuals (A-C) or on the structure channels (D).
+        scale: factor on the residuals (A-C) or on the structure channels (D); a tensor (B, 1, 1, 1) for each row its
+            own.
 
     Returns:
         the prediction (B, 4, h, w), ε or v as the scheduler says.

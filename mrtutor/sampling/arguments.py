@@ -4,6 +4,7 @@ Axes: B batch · h, w latent pixels.
 """
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ class Settings:
         guidance_scale: w of classifier-free guidance (Ho & Salimans, 2022), v = v₀ + w·(v₁ - v₀) with v₀ for the
             empty prompt and v₁ for the sentence; 1 is the sentence alone.
         guidance_interval: guidance acts while low ≤ t/T ≤ high (Kynkäänniemi et al., NeurIPS 2024).
+        guide_structure: v₀ knows the structure no more than the sentence, so that guidance sharpens both; without it v₀
+            is of the empty prompt *with* the structure, and guidance sharpens the sentence alone.
         structure_scale: factor on what the structure adds; 0 switches it off.
         eta: DDIM's η (Song et al., ICLR 2021): 0 deterministic, 1 as random as DDPM; other schedulers ignore it.
     """
@@ -34,6 +37,7 @@ class Settings:
     steps: int
     guidance_scale: float
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guide_structure: bool = False
     structure_scale: float = 1.0
     eta: float = 0.0
 
@@ -50,6 +54,8 @@ class Settings:
                 raise ValueError(f"Expected a finite number as {name}, got {getattr(self, name)!r}: try 1.0.")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"Expected eta from 0 (deterministic) to 1 (as random as DDPM), got {self.eta!r}: try 0.")
+        if not isinstance(self.guide_structure, bool):
+            raise ValueError(f"Expected guide_structure True or False, got {self.guide_structure!r}.")
         interval = self.guidance_interval
         if len(interval) != 2 or not all(map(_is_finite, interval)) or not 0 <= interval[0] <= interval[1] <= 1:
             raise ValueError(
@@ -61,6 +67,13 @@ class Settings:
         """Whether classifier-free guidance acts at noise level `share` = t/T."""
         low, high = self.guidance_interval
         return self.guidance_scale != 1 and low <= share <= high
+
+    def structure_scales(self, batch: int) -> Tensor:
+        """(2B, 1, 1, 1): factor on the structure in the empty prompt's half, then in the sentences'."""
+        scales = torch.full((2, batch, 1, 1, 1), float(self.structure_scale))
+        if self.guide_structure:
+            scales[0] = 0.0
+        return scales.flatten(0, 1)
 
 
 def _is_finite(value: object) -> bool:
@@ -149,3 +162,15 @@ def initial_noise(latents: Tensor | None, generator: Generator | list[Generator]
     if not torch.isfinite(latents).all():
         raise ValueError("Expected finite latents, got NaN or infinity: draw them with torch.randn.")
     return latents.float().expand(shape)
+
+
+def own_streams(generator: Generator | list[Generator] | None, prompts: list[str]) -> list[Generator]:
+    """A generator for each picture, of the state of its `generator` and of its sentence.
+
+    The modalities of a sequence share a seed, and so all the noise that decides the anatomy; the noise of the scanner
+    is each one's own, yet the same again for the same seed and sentence.
+    """
+    many = generator if isinstance(generator, list | tuple) else [generator]
+    many = many if len(many) == len(prompts) else list(many) * len(prompts)
+    seeds = [int(torch.randint(2**62, (1,), generator=g, device=g.device if g else None)) for g in many]
+    return [Generator().manual_seed(seed ^ zlib.crc32(p.encode())) for seed, p in zip(seeds, prompts, strict=True)]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mrtutor.models.guidance import Variant, predict, stem_computed, structure_condition
 
-Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # latents (B, 4, h, w), time step, text (B, L, D) -> (B, 4, h, w)
+# latents (B, 4, h, w), time step, text (B, L, D), factor on the structure (B, 1, 1, 1) -> (B, 4, h, w)
+Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class _SplitInput(nn.Module):
@@ -27,12 +28,14 @@ class _SplitInput(nn.Module):
         own = conv.in_channels - structure.shape[1]
         self.padding = conv.padding
         self.weight = nn.Parameter(conv.weight[:, :own].contiguous(memory_format=torch.channels_last))
+        self.bias = conv.bias
         weight = conv.weight[:, own:]
-        self.share = F.conv2d(structure.to(weight.dtype), weight, conv.bias, padding=conv.padding)  # (S, C, h, w)
+        self.share = F.conv2d(structure.to(weight.dtype), weight, padding=conv.padding)  # (S, C, h, w)
+        self.scale: Tensor | float = 1.0  # factor on the share, one for all or (B, 1, 1, 1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        features = F.conv2d(latents, self.weight, padding=self.padding)
-        return features + _repeated(self.share, len(latents)).to(features.dtype)
+        features = F.conv2d(latents, self.weight, self.bias, padding=self.padding)
+        return features + (self.scale * _repeated(self.share, len(latents))).to(features.dtype)
 
 
 def _repeated(rows: Tensor, batch: int) -> Tensor:
@@ -47,7 +50,6 @@ def structure_fixed(
     variant: Variant,
     structure: Tensor | None,
     autoencoder: AutoencoderKL,
-    scale: float = 1.0,
 ) -> Iterator[Denoise]:
     """Within the block, a denoiser that has already seen the structure.
 
@@ -56,25 +58,30 @@ def structure_fixed(
 
     Args:
         structure: (S, 1, H, W) in {0, 1}, S = 1 or the number of prompts; None for variant NONE.
-        scale: factor on the residuals (A-C) or on the structure channels (D).
 
     Yields:
-        ``denoise(latents, timestep, text)``, for batches of S or of a multiple of S (rows in the same order).
+        ``denoise(latents, timestep, text, scale)``, for batches of S or of a multiple of S (rows in the same order);
+        `scale` as in `predict`.
     """
     if variant is Variant.NONE:
-        yield lambda latents, t, text: predict(unet, None, variant, latents, t, text, None)
+        yield lambda latents, t, text, scale: predict(unet, None, variant, latents, t, text, None)
         return
     condition = structure_condition(structure.to(autoencoder.dtype), variant, autoencoder).to(unet.dtype)
     if variant is Variant.D:
         joint = unet.conv_in
-        unet.conv_in = _SplitInput(joint, scale * condition)
+        split = unet.conv_in = _SplitInput(joint, condition)
+
+        def denoise(latents: Tensor, t: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+            split.scale = scale
+            return predict(unet, None, Variant.NONE, latents, t, text, None)
+
         try:
-            yield lambda latents, t, text: predict(unet, None, Variant.NONE, latents, t, text, None)
+            yield denoise
         finally:
             unet.conv_in = joint
         return
     features = guidance.controlnet_cond_embedding(condition)
     with stem_computed(guidance):
-        yield lambda latents, t, text: predict(
+        yield lambda latents, t, text, scale: predict(
             unet, guidance, variant, latents, t, text, _repeated(features, len(latents)), scale
         )

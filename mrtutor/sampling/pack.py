@@ -10,12 +10,14 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from mrtutor.files import write_checksums, write_text
 from mrtutor.models.denoiser import build_scheduler
 from mrtutor.models.guidance import Variant
+from mrtutor.models.residual import load_residual
 from mrtutor.models.text import load_text_encoder
 from mrtutor.presets import load_preset
 from mrtutor.sampling.card import model_card
 from mrtutor.sampling.origin import read_origins
 from mrtutor.sampling.pipeline import MRPipeline
 from mrtutor.sampling.pretrained import load_pretrained, save_pipeline
+from mrtutor.sampling.rounds import FIRST, finished_rounds, stage_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None
             f"{run} lacks {', '.join(missing)}: run `mrtutor train all --preset {preset} --out {run}` first."
         )
     text_encoder, tokenizer = load_text_encoder(run)
-    sampler = recipe.sampler
+    sampler, residual = recipe.sampler, load_residual(run / "autoencoder")
     return MRPipeline(
         autoencoder=AutoencoderKL.from_pretrained(run / "autoencoder"),
         text_encoder=text_encoder,
@@ -56,16 +58,18 @@ def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None
         num_inference_steps=sampler.steps,
         guidance_scale=sampler.guidance_scale,
         guidance_interval=sampler.guidance_interval,
+        guide_structure=sampler.guide_structure,
         eta=sampler.eta,
+        grain_std=residual.std,
+        grain_width=residual.width,
     )
 
 
 def unet_of_run(run: Path, variant: Variant) -> Path:
-    """Folder of the U-Net that a variant draws with: of D's further round, where there was one."""
+    """Folder of the U-Net that a variant draws with: of D's last round."""
     if variant is not Variant.D:
         return run / "unet"
-    further = run / "unet-D-further"
-    return further if further.is_dir() else run / "unet-D"
+    return run / [FIRST, *finished_rounds(run)][-1]
 
 
 def pack_run(
@@ -92,7 +96,7 @@ def pack_run(
     save_pipeline(pipeline, out)
     variant, unet = pipeline.variant, unet_of_run(run, pipeline.variant)
     stages = ["autoencoder", "text", "denoiser", *([] if variant is Variant.NONE else [f"guidance-{variant}"])]
-    stages += ["guidance-D-further"] if unet.name == "unet-D-further" else []
+    stages += [stage_of(folder) for folder in finished_rounds(run)] if variant is Variant.D else []
     figures = json.loads(results.read_text()) if results and results.is_file() else None
     if figures and not (key and figures["of"]["weights"] == key(load_pretrained(out, device="cpu"))):
         figures = None  # of other weights; these are compared as they were measured, in float16

@@ -20,8 +20,17 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from mrtutor.models.autoencoder import decode
 from mrtutor.models.guidance import Variant
+from mrtutor.models.residual import Residual, add_residual
 from mrtutor.models.text import encode_prompts
-from mrtutor.sampling.arguments import ETA_MAX, Settings, check_components, check_output_type, initial_noise, match
+from mrtutor.sampling.arguments import (
+    ETA_MAX,
+    Settings,
+    check_components,
+    check_output_type,
+    initial_noise,
+    match,
+    own_streams,
+)
 from mrtutor.sampling.condition import Denoise, structure_fixed
 from mrtutor.sampling.precision import autocast, autocast_dtype
 from mrtutor.vocabulary import IDH, Modality
@@ -64,7 +73,10 @@ class MRPipeline(DiffusionPipeline):
         num_inference_steps: int = 25,
         guidance_scale: float = 2.0,
         guidance_interval: list[float] = (0.0, 1.0),  # a list in JSON; a tuple does as well
+        guide_structure: bool = False,
         eta: float = 0.0,
+        grain_std: float = 0.0,
+        grain_width: float = 0.0,
     ):
         super().__init__()
         check_components(unet, guidance, Variant(variant))
@@ -81,7 +93,10 @@ class MRPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=float(guidance_scale),
             guidance_interval=list(guidance_interval),
+            guide_structure=guide_structure,
             eta=float(eta),
+            grain_std=float(grain_std),
+            grain_width=float(grain_width),
         )
         self.precision: torch.dtype | None = None
         for network in (autoencoder, unet, guidance):
@@ -96,8 +111,10 @@ class MRPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
+        guide_structure: bool | None = None,
         structure_scale: float = 1.0,
         eta: float | None = None,
+        grain: bool | None = None,
         generator: Generator | list[Generator] | None = None,
         latents: Tensor | None = None,
         output_type: str = "pt",
@@ -110,14 +127,17 @@ class MRPipeline(DiffusionPipeline):
             prompt: one sentence or B of them, see `mrtutor.prompt`.
             structure: one map for all or B of them, in any form that `validate_structure` takes; None for variant
                 "none" only.
-            num_inference_steps: defaults, like the next two, to the pipeline's config.
-            guidance_scale: weight of the sentence against the empty prompt; 1 costs half. The structure is given to
-                both halves of guidance.
+            num_inference_steps: defaults, like the next three, to the pipeline's config.
+            guidance_scale: weight of the sentence against the empty prompt; 1 costs half.
             guidance_interval: (low, high): share t/T of the noise levels where guidance acts; elsewhere only the
                 conditional half is computed.
+            guide_structure: keep the structure, too, from the empty prompt's half, so that guidance sharpens what
+                sentence *and* structure ask for; False gives it to both halves.
             structure_scale: factor on what the structure adds, 0…1.
             eta: randomness of DDIM, 0…1; default the config's, but 0 where `latents` are given: the picture is then a
                 function of them.
+            grain: add the noise that the autoencoder cannot code (`mrtutor.models.residual`), each picture its own, as
+                a scanner does; default yes, but not where `latents` are given.
             generator: on the CPU, for noise that is the same on every device; a list gives each picture its own.
             latents: the initial noise (B, 4, h, w) or (1, 4, h, w) instead of drawing it.
             output_type: "pt", "np", "pil" or "latent".
@@ -135,6 +155,7 @@ class MRPipeline(DiffusionPipeline):
             choose(num_inference_steps, config.num_inference_steps),
             choose(guidance_scale, config.guidance_scale),
             tuple(choose(guidance_interval, config.guidance_interval)),
+            choose(guide_structure, config.guide_structure),
             structure_scale,
             choose(eta, config.eta if latents is None else 0.0),
         )
@@ -147,10 +168,12 @@ class MRPipeline(DiffusionPipeline):
         maps = None if maps is None else maps.to(self.device)
         with torch.inference_mode():
             text = self._embed(prompts)
-            fixed = structure_fixed(self.unet, self.guidance, self.variant, maps, self.autoencoder, structure_scale)
+            fixed = structure_fixed(self.unet, self.guidance, self.variant, maps, self.autoencoder)
             with autocast(self.device, self._precision()), fixed as denoise:
                 sample = self._sample(denoise, noise, text, settings, generator, callback_on_step_end)
             images = sample if output_type == "latent" else self._to_images(sample)
+            if choose(grain, latents is None) and output_type != "latent":
+                images = add_residual(images.cpu(), self.residual, own_streams(generator, prompts))
         images = self._as(images.cpu().clone(), output_type)  # cloned outside, so that autograd may use it
         return MRPipelineOutput(images=images) if return_dict else (images,)
 
@@ -195,6 +218,11 @@ class MRPipeline(DiffusionPipeline):
         """How the structure enters."""
         return Variant(self.config.variant)
 
+    @property
+    def residual(self) -> Residual:
+        """The noise that the autoencoder cannot code."""
+        return Residual(self.config.grain_std, self.config.grain_width)
+
     def _precision(self) -> torch.dtype:
         """Number format of autocast; networks that were cast themselves need none."""
         if self.unet.dtype != torch.float32:
@@ -222,16 +250,17 @@ class MRPipeline(DiffusionPipeline):
         known = inspect.signature(scheduler.step).parameters
         extra = {k: v for k, v in {"generator": generator, "eta": min(settings.eta, ETA_MAX)}.items() if k in known}
         latents = noise * scheduler.init_noise_sigma
+        scales = settings.structure_scales(batch).to(self.device, self.unet.dtype)
         total = scheduler.config.num_train_timesteps
         steps = self.progress_bar(scheduler.timesteps)
         steps.set_postfix_str(str(self._precision()).removeprefix("torch."), refresh=False)
         for i, t in enumerate(steps):
             model_input = scheduler.scale_model_input(latents, t).to(self.unet.dtype)
             if settings.guides(float(t) / total):
-                plain, wanted = denoise(torch.cat([model_input] * 2), t, text).float().chunk(2)
+                plain, wanted = denoise(torch.cat([model_input] * 2), t, text, scales).float().chunk(2)
                 prediction = plain + settings.guidance_scale * (wanted - plain)
             else:
-                prediction = denoise(model_input, t, text[batch:]).float()
+                prediction = denoise(model_input, t, text[batch:], scales[batch:]).float()
             latents = scheduler.step(prediction, t, latents, **extra, return_dict=False)[0]
             if callback is not None:
                 latents = callback(self, i, t, {"latents": latents}).get("latents", latents)

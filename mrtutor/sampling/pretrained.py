@@ -111,6 +111,7 @@ def _smoke(variant: Variant | None) -> MRPipeline:
         num_inference_steps=sampler.steps,
         guidance_scale=sampler.guidance_scale,
         guidance_interval=sampler.guidance_interval,
+        guide_structure=sampler.guide_structure,
         eta=sampler.eta,
     )
 

@@ -39,7 +39,7 @@ class Run:
     device: str = "cpu"
     steps: int | None = None  # overrides the preset's
     hub: HubSources = field(default_factory=HubSources)  # components that are not trained from nothing
-    start: Path | None = None  # a finished unet-D that the guidance stage goes on from: a further round
+    start: Path | None = None  # a finished round of variant D that the guidance stage goes on from
 
     @property
     def processes(self) -> PartialState:

@@ -2,8 +2,8 @@
 
 Each reads what the earlier ones left in the run's folder and leaves a standard component folder there:
 `autoencoder/`, `text_encoder/`, `tokenizer/`, `clip/`, `unet/` (the plain LDM), `guidance-A/` … or `unet-D/`, and
-`unet-D-further/` of a further round. Checkpoints, logs and sample sheets stand in `runs/<stage>/`; `runs/origin.json`
-says what each was trained on.
+`unet-D-further/`, `unet-D-further-2/` … of further rounds. Checkpoints, logs and sample sheets stand in
+`runs/<stage>/`; `runs/origin.json` says what each was trained on.
 """
 
 from dataclasses import replace
@@ -21,15 +21,17 @@ from mrtutor.models.autoencoder import build_autoencoder, encode, set_latent_sta
 from mrtutor.models.denoiser import build_denoiser, build_scheduler, widen_input
 from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant, build_guidance, exit_parameters
 from mrtutor.models.hub import INSTALL, load_unet
+from mrtutor.models.residual import Residual, measure_residual, save_residual
 from mrtutor.models.text import build_clip, build_tokenizer
 from mrtutor.sampling.origin import record_origin
 from mrtutor.sampling.precision import mixed_precision
+from mrtutor.sampling.rounds import next_round, stage_of
 from mrtutor.training.batches import LatentBatches, SliceBatches, cohort_key
 from mrtutor.training.contrastive import ContrastiveObjective
 from mrtutor.training.loop import Stage, fit
 from mrtutor.training.objectives import AutoencoderObjective, DiffusionObjective, guidance_groups
 from mrtutor.training.run import STAGES, Run, latent_batches, validation_rows
-from mrtutor.training.validation import AutoencoderValidation, DiffusionValidation, spread
+from mrtutor.training.validation import AutoencoderValidation, DiffusionValidation, reconstruct, spread
 from mrtutor.vocabulary import Modality
 
 EXIT_FACTOR = 4.0  # zero convolutions learn so much faster than the cloned encoder
@@ -41,8 +43,8 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
     An autoencoder or a text encoder of `Run.hub` is copied instead of trained: both stay frozen (Eq. 1).
 
     Raises:
-        ValueError: unknown stage, variant NONE for the guidance stage, a further round of another variant than D or
-            over its own start; `resume` with a checkpoint of another run, or of other inputs.
+        ValueError: unknown stage, variant NONE for the guidance stage, a further round of another variant than D;
+            `resume` with a checkpoint of another run, or of other inputs.
         FileNotFoundError: an earlier stage has not run.
     """
     builders = {"autoencoder": _autoencoder, "text": _text, "denoiser": _denoiser}
@@ -60,11 +62,9 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
             record_origin(run.folder, stage, {"given": run.given[stage]})
         run.processes.wait_for_everyone()
         return run.folder / ("text_encoder" if stage == "text" else stage)
-    further = "-further" if stage == "guidance" and run.start else ""  # the first round stays as it is
-    name = f"guidance-{variant}{further}" if stage == "guidance" else stage
-    component = run.folder / (_component_name(stage, variant) + further)
-    if further and run.start.resolve() == component.resolve():
-        raise ValueError(f"This round would overwrite {run.start}, where it starts: copy that folder and start there.")
+    further = stage == "guidance" and run.start
+    component = run.folder / (next_round(run.start.name) if further else _component_name(stage, variant))
+    name = stage if stage != "guidance" else stage_of(component.name)  # earlier rounds stay as they are
     torch.manual_seed(run.seed)  # initial weights
     with run.processes.main_process_first():  # the others find the cached latents
         work = _guidance(run, variant) if stage == "guidance" else builders[stage](run)
@@ -80,7 +80,7 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
     )
     if run.processes.is_main_process:
         _save(run, stage, component, model)
-        foreign = further and run.start.resolve() != (run.folder / "unet-D").resolve()
+        foreign = further and run.start.resolve().parent != run.folder.resolve()
         record_origin(run.folder, name, run.origin | ({"start": str(run.start)} if foreign else {}))
     run.processes.wait_for_everyone()
     return component
@@ -190,21 +190,25 @@ def _component_name(stage: str, variant: Variant | None) -> str:
 
 
 def _save(run: Run, stage: str, component: Path, model: nn.Module) -> None:
-    if stage == "autoencoder":
-        _store_statistics(run, model)
+    residual = _store_statistics(run, model) if stage == "autoencoder" else None
     model.to("cpu", memory_format=torch.contiguous_format)
     with replace_folder(component) as temporary:
         model.save_pretrained(temporary)
+        if residual is not None:
+            save_residual(residual, temporary)
     if stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
         with replace_folder(run.folder / "text_encoder") as temporary:
             model.text_model.save_pretrained(temporary)
 
 
 @torch.inference_mode()
-def _store_statistics(run: Run, model: AutoencoderKL, count: int = 64) -> None:
-    """Mean and spread of each raw latent channel over training slices, all four modalities."""
+def _store_statistics(run: Run, model: AutoencoderKL, count: int = 64) -> Residual:
+    """Mean and spread of each raw latent channel over training slices, all four modalities; gives what is left out."""
     channels = model.config.latent_channels
     model.register_to_config(latents_mean=[0.0] * channels, latents_std=[1.0] * channels)
     images = torch.from_numpy(run.cohort.images[spread(run.cohort.rows("train"), count)])
-    images = images.flatten(0, 1)[:, None].float() / 127.5 - 1
-    set_latent_statistics(model, torch.cat([encode(model, part.to(run.device)) for part in images.split(8)]))
+    images = images.flatten(0, 1)[:, None].float() / 255
+    parts = (images * 2 - 1).split(8)
+    set_latent_statistics(model, torch.cat([encode(model, part.to(run.device)) for part in parts]))
+    decoded = reconstruct(model, images, torch.float32)
+    return measure_residual(images[:, 0].numpy(), decoded[:, 0].numpy())

@@ -34,6 +34,7 @@ def draw(pipelines, structure):
         ({"guidance_interval": (0.8, 0.2)}, "guidance_interval"),
         ({"guidance_interval": (0.0, 2.0)}, "guidance_interval"),
         ({"guidance_interval": (0.5,)}, "guidance_interval"),
+        ({"guide_structure": "yes"}, "guide_structure True or False, got 'yes'"),
         ({"output_type": "jpg"}, "pt, np, pil, latent"),
         ({"generator": 7}, "torch.Generator"),
         ({"generator": [seeded(), seeded()]}, "2 generators for 1 pictures"),

@@ -100,6 +100,15 @@ def test_a_further_round_is_what_is_packed(run: Path, tmp_path: Path) -> None:
     card = (tmp_path / "out/README.md").read_text()
     assert "| guidance-D | 2 |" in card and "| guidance-D-further | 2 |" in card
     assert "guidance-D-further: not recorded" in card
+    with torch.no_grad():
+        unet.conv_out.bias.fill_(0.25)
+    for number in (2, 10):  # 10 comes after 2, whatever the alphabet says
+        unet.save_pretrained(folder / f"unet-D-further-{number}")
+        shutil.copytree(folder / "runs/guidance-D", folder / f"runs/guidance-D-further-{number}")
+    packed = pack_run(folder, tmp_path / "last", preset="smoke")
+    assert packed.unet.name == "unet-D-further-10"
+    card = (tmp_path / "last/README.md").read_text()
+    assert card.index("| guidance-D-further |") < card.index("further-2 |") < card.index("further-10 |")
 
 
 def test_an_unfinished_run_is_named(run: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from diffusers import (
 from tiny_pipelines import seeded
 
 from mrtutor.metrics.cost import ordinary_sequence, our_sequence
+from mrtutor.models.guidance import predict, structure_condition
+from mrtutor.models.text import encode_prompts
 from mrtutor.sampling.pipeline import MRPipeline
 from mrtutor.vocabulary import IDH, Modality, prompt
 
@@ -141,6 +143,48 @@ def test_guidance_interval(variant, pipelines, structure, sentences):
     assert torch.equal(outside, one)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("guide_structure", [False, True])
+def test_guidance_is_its_formula(variant, guide_structure, pipelines, structure, sentences):
+    """v = v₀ + w (v₁ - v₀), with the structure in v₀ or not; one step from t = 999, where v = -z₀."""
+    pipe, given = pipelines(variant), None if variant == "none" else structure
+    options = {"num_inference_steps": 1, "guidance_scale": 3.0, "output_type": "latent"}
+    options["latents"] = torch.randn(1, 4, 32, 32, generator=seeded())
+    ours = pipe(sentences, given, guide_structure=guide_structure, **options).images
+    text = encode_prompts(pipe.text_encoder, pipe.tokenizer, ["", *sentences])
+    condition = (
+        None if given is None else structure_condition(given[None, None].float(), pipe.variant, pipe.autoencoder)
+    )
+
+    def v(states, scale):
+        rows = options["latents"].expand(len(states), -1, -1, -1)
+        shown = None if condition is None else condition.expand(len(states), -1, -1, -1)
+        with torch.no_grad():
+            return predict(pipe.unet, pipe.guidance, pipe.variant, rows, torch.tensor(999), states, shown, scale)
+
+    plain = v(text[:1], 0.0 if guide_structure else 1.0)
+    assert (ours + plain + 3.0 * (v(text[1:], 1.0) - plain)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("variant", GUIDED)
+def test_guiding_the_structure_shows(variant, pipelines, structure, sentences):
+    pipe = pipelines(variant)
+    first, second = (
+        pipe(sentences[0], structure, generator=seeded(), guide_structure=g, guidance_scale=3.0).images
+        for g in (False, True)
+    )
+    assert (first - second).abs().max() > 10 * CLOSE
+
+
+def test_structure_off_leaves_nothing_to_guide(pipelines, structure, sentences):
+    options = {"structure_scale": 0.0, "guidance_scale": 3.0}
+    first, second = (
+        pipelines("D")(sentences[0], structure, generator=seeded(), guide_structure=g, **options).images
+        for g in (False, True)
+    )
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler])
 def test_other_schedulers_agree_with_ddim(kind, pipelines, structure, monkeypatch):
     """All solve one equation: with many steps a better solver ends near DDIM, and is nearer than with few."""
@@ -237,3 +281,44 @@ def test_bfloat16_draws_nearly_the_same(pipelines, structure, monkeypatch):
     assert set(kinds) == {torch.bfloat16}
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().mean() < 0.01
+
+
+@pytest.fixture
+def grainy(pipelines):
+    """A pipeline whose autoencoder leaves noise out."""
+    pipe = pipelines("D")
+    pipe.register_to_config(grain_std=0.05, grain_width=0.7)
+    yield pipe
+    pipe.register_to_config(grain_std=0.0, grain_width=0.0)
+
+
+def test_grain_is_each_modality_its_own(grainy, structure):
+    with_grain, mean = (stacked(grainy.sequence("wild", structure, seed=3, grain=g)) for g in (True, False))
+    inside = ((mean > 0.2) & (mean < 0.8)).all(dim=0)  # away from the clamp
+    noise = (with_grain - mean)[:, inside]
+    assert noise.std() == pytest.approx(0.05, rel=0.15)
+    between = torch.corrcoef(noise)[~torch.eye(4, dtype=bool)]
+    assert between.abs().max() < 0.2, "the scanner's noise must differ between modalities"
+
+
+def test_grain_is_the_same_again(grainy, structure):
+    sequence, again = (stacked(grainy.sequence("wild", structure, seed=3)) for _ in range(2))
+    assert torch.equal(sequence, again)
+    alone = grainy(prompt("T2", "wild"), structure, generator=seeded(3)).images[0]
+    assert (sequence[list(Modality).index(Modality.T2)] - alone).abs().max() < CLOSE
+
+
+def test_two_pictures_of_one_sentence_differ_in_grain(grainy, structure, sentences):
+    drawn, mean = (grainy([sentences[0]] * 2, structure, generator=seeded(), grain=g).images for g in (True, False))
+    first, second = drawn - mean
+    assert (first - second).abs().max() > 0.05
+
+
+def test_given_latents_have_no_grain_unless_asked(grainy, structure, sentences):
+    noise = torch.randn(1, 4, 32, 32, generator=seeded())
+    default, without, asked = (
+        grainy(sentences[0], structure, latents=noise, generator=seeded(), **options).images
+        for options in ({}, {"grain": False}, {"grain": True})
+    )
+    assert torch.equal(default, without)
+    assert not torch.equal(default, asked)

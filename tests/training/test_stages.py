@@ -156,8 +156,9 @@ def test_a_further_round_goes_on_from_the_finished_network(trained, tmp_path):
     assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
     kept_first = UNet2DConditionModel.from_pretrained(first).state_dict()
     assert all(torch.equal(before[k], kept_first[k]) for k in before), "the first round was overwritten"
-    with pytest.raises(ValueError, match="would overwrite"):
-        stages.train(replace(trained, start=again), "guidance", variant=Variant.D)
+    third = stages.train(replace(trained, preset=preset, start=again, seed=2), "guidance", variant=Variant.D)
+    assert third == trained.folder / "unet-D-further-2" and again.is_dir()
+    assert (trained.folder / "runs" / "guidance-D-further-2" / "log.csv").is_file()
     assert log.read_text() == kept and (trained.folder / "runs" / "guidance-D-further" / "log.csv").is_file()
 
 
