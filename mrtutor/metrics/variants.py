@@ -33,7 +33,7 @@ VARIANTS = (Variant.A, Variant.B, Variant.C, Variant.D)
 COMPONENTS = ("autoencoder", "text_encoder", "tokenizer", "unet")
 REPORT = Path("data/results/variants.json")
 SHOWN = 3  # cases on the sheet of pictures
-# The same whatever a preset samples with. Guidance sharpens the sentence alone: what an outline does is the door's work.
+# The same whatever a preset samples with. Guidance sharpens the sentence alone: outlines are the door's work.
 SAMPLING = {
     "guidance_scale": 1.5,
     "guidance_interval": (0.2, 0.8),

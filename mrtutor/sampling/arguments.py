@@ -16,7 +16,6 @@ from mrtutor.data.structure import validate_structure
 from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant
 
 ETA_MAX = 0.9999  # at η = 1 DDIM's direction is √0 at zero terminal SNR, and rounding makes that √(−10⁻⁸): NaN
-OUTPUT_TYPES = ("pt", "np", "pil", "latent")
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,6 @@ def check_components(unet: UNet2DConditionModel, guidance: ControlNetModel | Non
             raise ValueError(
                 f"Variant {variant} needs a guidance network of {wanted} channels, got {got}: it is another variant's."
             )
-
-
-def check_output_type(output_type: str) -> None:
-    """Refuse an unknown output type (ValueError)."""
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"Unknown output_type {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}.")
 
 
 def match(prompt: str | Sequence[str], structure: object, variant: Variant) -> tuple[list[str], Tensor | None]:

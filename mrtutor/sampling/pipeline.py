@@ -8,45 +8,23 @@ guidance); Kynkäänniemi et al., NeurIPS 2024 (guidance in an interval of noise
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-import PIL.Image
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
-from diffusers.utils import BaseOutput
 from torch import Generator, Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mrtutor.models.autoencoder import decode
 from mrtutor.models.guidance import Variant
 from mrtutor.models.residual import Residual, add_residual
 from mrtutor.models.text import encode_prompts
-from mrtutor.sampling.arguments import (
-    ETA_MAX,
-    Settings,
-    check_components,
-    check_output_type,
-    initial_noise,
-    match,
-    own_streams,
-)
+from mrtutor.sampling.arguments import ETA_MAX, Settings, check_components, initial_noise, match, own_streams
 from mrtutor.sampling.condition import Denoise, structure_fixed
+from mrtutor.sampling.output import MRPipelineOutput, as_type, check_output_type, to_images
 from mrtutor.sampling.precision import autocast, autocast_dtype
 from mrtutor.vocabulary import IDH, Modality
 from mrtutor.vocabulary import prompt as sentence
 
 StepEnd = Callable[["MRPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
-
-
-@dataclass
-class MRPipelineOutput(BaseOutput):
-    """Synthetic slices: (B, 256, 256) float32 in [0, 1], as a tensor, an array or a list of grey PIL pictures.
-
-    With `output_type="latent"` the normalised latents (B, 4, h, w) instead.
-    """
-
-    images: Tensor | np.ndarray | list[PIL.Image.Image]
 
 
 class MRPipeline(DiffusionPipeline):
@@ -171,10 +149,10 @@ class MRPipeline(DiffusionPipeline):
             fixed = structure_fixed(self.unet, self.guidance, self.variant, maps, self.autoencoder)
             with autocast(self.device, self._precision()), fixed as denoise:
                 sample = self._sample(denoise, noise, text, settings, generator, callback_on_step_end)
-            images = sample if output_type == "latent" else self._to_images(sample)
+            images = sample if output_type == "latent" else to_images(self.autoencoder, sample)
             if choose(grain, latents is None) and output_type != "latent":
                 images = add_residual(images.cpu(), self.residual, own_streams(generator, prompts))
-        images = self._as(images.cpu().clone(), output_type)  # cloned outside, so that autograd may use it
+        images = as_type(images.cpu().clone(), output_type)  # cloned outside, so that autograd may use it
         return MRPipelineOutput(images=images) if return_dict else (images,)
 
     def sequence(
@@ -265,15 +243,3 @@ class MRPipeline(DiffusionPipeline):
             if callback is not None:
                 latents = callback(self, i, t, {"latents": latents}).get("latents", latents)
         return latents
-
-    def _to_images(self, latents: Tensor) -> Tensor:
-        """Latents (B, 4, h, w) -> (B, 256, 256) float32 in [0, 1]; in float32, as bfloat16 has 8 bits of precision."""
-        return (decode(self.autoencoder, latents)[:, 0] / 2 + 0.5).clamp(0, 1)
-
-    @staticmethod
-    def _as(images: Tensor, output_type: str) -> Tensor | np.ndarray | list[PIL.Image.Image]:
-        if output_type == "np":
-            return images.numpy()
-        if output_type == "pil":
-            return [PIL.Image.fromarray(picture) for picture in (images * 255).round().to(torch.uint8).numpy()]
-        return images
