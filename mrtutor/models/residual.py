@@ -25,8 +25,6 @@ DARK = 0.02  # below it a picture is background, which skull-stripping has set t
 FLAT = 0.02  # grey values per pixel: the gradient of a mean in which nothing but noise is to be seen
 BORDER = 4  # pixels from the background
 MINIMUM = 1000  # flat pixels without which there is nothing to measure
-
-
 FILE = "residual.json"  # beside an autoencoder's weights, in the folder of a run
 
 

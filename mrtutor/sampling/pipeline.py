@@ -106,7 +106,7 @@ class MRPipeline(DiffusionPipeline):
             structure: one map for all or B of them, in any form that `validate_structure` takes; None for variant
                 "none" only.
             num_inference_steps: defaults, like the next three, to the pipeline's config.
-            guidance_scale: weight of the sentence against the empty prompt; 1 costs half.
+            guidance_scale: weight of what was asked for against the empty prompt; 1 costs half.
             guidance_interval: (low, high): share t/T of the noise levels where guidance acts; elsewhere only the
                 conditional half is computed.
             guide_structure: keep the structure, too, from the empty prompt's half, so that guidance sharpens what
