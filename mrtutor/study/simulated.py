@@ -107,8 +107,9 @@ def rules_reader(cohort: Cohort) -> SimulatedReader:
     """Three rules of thumb: the cohort's picture is the grainier, wild type enhances, good sequences fit together.
 
     An autoencoder smooths away part of the noise, so of a pair the picture with more fine grain is called the
-    cohort's; a pipeline that puts grain back (`mrtutor.models.residual`) turns that rule around. The type is read from `enhancement`, with a threshold half way between the types' means over the
-    cohort's *training* slices. The rating is 5 × the mean NCC of the six pairs of modalities, rounded.
+    cohort's; a pipeline that puts grain back (`mrtutor.models.residual`) turns that rule around. The type is read from
+    `enhancement`, with a threshold half way between the types' means over the cohort's *training* slices. The rating is
+    5 × the mean NCC of the six pairs of modalities, rounded.
     """
     amounts = {idh: [enhancement(_as_seen(cohort, row)) for row in cohort.rows("train", idh)[:200]] for idh in IDH}
     middle = np.mean([np.mean(values) for values in amounts.values()])
