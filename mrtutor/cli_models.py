@@ -24,7 +24,7 @@ OPTION_STAGES = {  # options of `train` that not every stage reads
 @app.command()
 @plain_errors
 def train(
-    stage: Annotated[str, typer.Argument(help="autoencoder, text, denoiser, guidance, all of these, or stylegan2.")],
+    stage: Annotated[str, typer.Argument(help="autoencoder, text, denoiser, guidance, all; decoder; stylegan2.")],
     preset: PresetName = "laptop",
     cohort: CohortFolder = Path("outputs/cohort"),
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default outputs/PRESET.")] = None,

@@ -112,7 +112,7 @@ class Preset:
     autoencoder: AutoencoderPreset
     text: TextPreset
     denoiser: DenoiserPreset
-    stages: dict[str, StagePreset]  # autoencoder, text, denoiser, guidance; and stylegan2, the baseline
+    stages: dict[str, StagePreset]  # autoencoder, decoder, text, denoiser, guidance, stylegan2
     stylegan2: StyleGAN2Preset = StyleGAN2Preset()
     sampler: SamplerPreset = SamplerPreset()
     variant: str = "D"  # the guidance variant that ships
@@ -129,6 +129,7 @@ _SMOKE = Preset(
     denoiser=DenoiserPreset(widths=(32, 32, 64), norm_groups=8, heads=2),
     stages={
         "autoencoder": StagePreset(6, 4, 2e-3, warmup=2, validate_every=3, checkpoint_every=3, crop=64),
+        "decoder": StagePreset(6, 2, 6e-4, warmup=2, validate_every=3, checkpoint_every=3),
         "text": StagePreset(6, 8, 1e-3, warmup=2, validate_every=3, checkpoint_every=3),
         "denoiser": StagePreset(6, 4, 6e-4, warmup=2, validate_every=3, checkpoint_every=3),
         "guidance": StagePreset(6, 4, 6e-4, warmup=2, validate_every=3, checkpoint_every=3),
@@ -145,6 +146,7 @@ _LAPTOP = Preset(
     denoiser=DenoiserPreset(),
     stages={
         "autoencoder": StagePreset(9000, 8, 2e-3, crop=128, validate_every=500),
+        "decoder": StagePreset(2500, 4, 6e-4, ema_decay=0.995),
         "text": StagePreset(300, 32, 1e-3, weight_decay=0.01),
         "denoiser": StagePreset(300, 16, 8e-4, weight_decay=0.01, ema_decay=0.995),
         "guidance": StagePreset(4000, 16, 8e-4, weight_decay=0.01, ema_decay=0.998),
@@ -163,6 +165,7 @@ _COLAB = replace(
     denoiser=DenoiserPreset(widths=(128, 256, 384), layers=2, heads=8),
     stages={
         "autoencoder": StagePreset(20_000, 16, 2e-3, crop=128, validate_every=1000),
+        "decoder": StagePreset(5_000, 8, 6e-4, validate_every=1000),
         "text": StagePreset(2_000, 128, 1e-3, weight_decay=0.01),
         "denoiser": StagePreset(12_000, 64, 4e-4, weight_decay=0.01, validate_every=1000),
         "guidance": StagePreset(12_000, 64, 4e-4, weight_decay=0.01, validate_every=1000),
@@ -196,7 +199,7 @@ _PAPER = Preset(
     denoiser=DenoiserPreset(widths=(320, 640, 1280, 1280), attention=(True, True, True, False), layers=2, heads=8),
     stages={
         stage: StagePreset(100_000, 8, 1e-6, schedule="constant", validate_every=1000, checkpoint_every=1000)
-        for stage in ("autoencoder", "text", "denoiser", "guidance")
+        for stage in ("autoencoder", "decoder", "text", "denoiser", "guidance")
     }
     | {"stylegan2": StagePreset(100_000, 64, 2.5e-3, schedule="constant", validate_every=1000, checkpoint_every=1000)},
     stylegan2=StyleGAN2Preset(  # the size and settings of ADA's configuration for 256 pixels

@@ -22,7 +22,7 @@ def test_every_chapter_has_a_row() -> None:
 
 def test_weights_are_packed_again_once_they_are_measured() -> None:
     commands = re.findall(r"^\.venv/bin/mrtutor (\w+)", (ROOT / "README.md").read_text(), flags=re.M)
-    assert commands[:6] == ["train", "train", "train", "pack", "evaluate", "pack"]
+    assert commands[:7] == ["train", "train", "train", "train", "pack", "evaluate", "pack"]
 
 
 def test_figures_come_from_the_results_file(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ def ordinary_sequence(pipe: MRPipeline, idh: IDH | str, structure: object, seed:
 
 
 def our_sequence(pipe: MRPipeline, idh: IDH | str, structure: object, seed: int, steps: int) -> Tensor:
-    """The same sequence by the pipeline, guided at every step."""
-    options = {"num_inference_steps": steps, "guidance_interval": (0, 1), "eta": 0.0, "grain": False}
+    """The same sequence by the pipeline, guided at every step, with one noise for all."""
+    options = {"num_inference_steps": steps, "guidance_interval": (0, 1), "eta": 0.0, "grain": False, "mirror": False}
     return torch.stack(list(pipe.sequence(idh, structure, seed=seed, **options).values()))
 
 

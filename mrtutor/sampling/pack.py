@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
 from mrtutor.files import write_checksums, write_text
 from mrtutor.models.denoiser import build_scheduler
 from mrtutor.models.guidance import Variant
+from mrtutor.models.mirror import load_mirrored
 from mrtutor.models.residual import load_residual
 from mrtutor.models.text import load_text_encoder
 from mrtutor.presets import load_preset
@@ -34,11 +36,12 @@ def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None
 
     Raises:
         FileNotFoundError: a stage has not been trained yet.
+        ValueError: a decoder of another autoencoder.
     """
     recipe = load_preset(preset)
     variant = Variant(variant or recipe.variant)
-    unet = unet_of_run(run, variant)
-    needed = ["autoencoder", "text_encoder", "tokenizer", unet.name]
+    unet, pictures = unet_of_run(run, variant), run / autoencoder_of_run(run)
+    needed = [pictures.name, "text_encoder", "tokenizer", unet.name]
     needed += [f"guidance-{variant}"] if variant.has_network else []
     missing = [name for name in needed if not (run / name).is_dir()]
     if missing:
@@ -46,9 +49,9 @@ def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None
             f"{run} lacks {', '.join(missing)}: run `mrtutor train all --preset {preset} --out {run}` first."
         )
     text_encoder, tokenizer = load_text_encoder(run)
-    sampler, residual = recipe.sampler, load_residual(run / "autoencoder")
+    sampler, residual = recipe.sampler, load_residual(pictures)
     return MRPipeline(
-        autoencoder=AutoencoderKL.from_pretrained(run / "autoencoder"),
+        autoencoder=AutoencoderKL.from_pretrained(pictures),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=UNet2DConditionModel.from_pretrained(unet),
@@ -62,7 +65,27 @@ def pipeline_of_run(run: Path, preset: str, variant: Variant | str | None = None
         eta=sampler.eta,
         grain_std=residual.std,
         grain_width=residual.width,
+        mirrored=load_mirrored(run / "autoencoder"),
     )
+
+
+def autoencoder_of_run(run: Path) -> str:
+    """Folder of the autoencoder that a run draws with: `decoder`, if that stage has followed.
+
+    Raises:
+        ValueError: that decoder belongs to another autoencoder.
+    """
+    if not (run / "decoder").is_dir() or not (run / "autoencoder").is_dir():
+        return "autoencoder"
+    first, crisp = (
+        AutoencoderKL.from_pretrained(run / name).encoder.state_dict() for name in ("autoencoder", "decoder")
+    )
+    if not all(torch.equal(crisp[key], value) for key, value in first.items()):
+        raise ValueError(
+            f"{run / 'decoder'} was trained behind another encoder than that of {run / 'autoencoder'}: run "
+            "`mrtutor train decoder` again, or remove the folder."
+        )
+    return "decoder"
 
 
 def unet_of_run(run: Path, variant: Variant) -> Path:
@@ -95,7 +118,12 @@ def pack_run(
     pipeline = pipeline_of_run(run, preset, variant)
     save_pipeline(pipeline, out)
     variant, unet = pipeline.variant, unet_of_run(run, pipeline.variant)
-    stages = ["autoencoder", "text", "denoiser", *([] if variant is Variant.NONE else [f"guidance-{variant}"])]
+    stages = [
+        *dict.fromkeys(["autoencoder", autoencoder_of_run(run)]),
+        "text",
+        "denoiser",
+        *([] if variant is Variant.NONE else [f"guidance-{variant}"]),
+    ]
     stages += [stage_of(folder) for folder in finished_rounds(run)] if variant is Variant.D else []
     figures = json.loads(results.read_text()) if results and results.is_file() else None
     if figures and not (key and figures["of"]["weights"] == key(load_pretrained(out, device="cpu"))):

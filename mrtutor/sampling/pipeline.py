@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mrtutor.models.guidance import Variant
+from mrtutor.models.mirror import signs_of
 from mrtutor.models.residual import Residual, add_residual
 from mrtutor.models.text import encode_prompts
 from mrtutor.sampling.arguments import ETA_MAX, Settings, check_components, initial_noise, match, own_streams
@@ -55,6 +56,7 @@ class MRPipeline(DiffusionPipeline):
         eta: float = 0.0,
         grain_std: float = 0.0,
         grain_width: float = 0.0,
+        mirrored: Sequence[str] = (),
     ):
         super().__init__()
         check_components(unet, guidance, Variant(variant))
@@ -75,11 +77,11 @@ class MRPipeline(DiffusionPipeline):
             eta=float(eta),
             grain_std=float(grain_std),
             grain_width=float(grain_width),
+            mirrored=[str(Modality(m)) for m in mirrored],
         )
         self.precision: torch.dtype | None = None
-        for network in (autoencoder, unet, guidance):
-            if network is not None:
-                network.to(memory_format=torch.channels_last)
+        for network in filter(None, (autoencoder, unet, guidance)):
+            network.to(memory_format=torch.channels_last)
 
     def __call__(
         self,
@@ -93,6 +95,7 @@ class MRPipeline(DiffusionPipeline):
         structure_scale: float = 1.0,
         eta: float | None = None,
         grain: bool | None = None,
+        mirror: bool | None = None,
         generator: Generator | list[Generator] | None = None,
         latents: Tensor | None = None,
         output_type: str = "pt",
@@ -116,6 +119,7 @@ class MRPipeline(DiffusionPipeline):
                 function of them.
             grain: add the noise that the autoencoder cannot code (`mrtutor.models.residual`), each picture its own, as
                 a scanner does; default yes, but not where `latents` are given.
+            mirror: negate the noise of the config's `mirrored` modalities (`mrtutor.models.mirror`); default as grain.
             generator: on the CPU, for noise that is the same on every device; a list gives each picture its own.
             latents: the initial noise (B, 4, h, w) or (1, 4, h, w) instead of drawing it.
             output_type: "pt", "np", "pil" or "latent".
@@ -140,15 +144,16 @@ class MRPipeline(DiffusionPipeline):
         settings.check(self.scheduler.config.num_train_timesteps)
         check_output_type(output_type)
         prompts, maps = match(prompt, structure, self.variant)
-        side = self.unet.config.sample_size
-        shape = (len(prompts), self.unet.config.out_channels, side, side)
+        shape = (len(prompts), self.unet.config.out_channels, *2 * [self.unet.config.sample_size])
         noise = initial_noise(latents, generator, shape).to(self.device)
         maps = None if maps is None else maps.to(self.device)
+        mirrored = config.mirrored if choose(mirror, latents is None) else ()
+        signs = torch.tensor(signs_of(prompts, mirrored), device=self.device).view(-1, 1, 1, 1)
         with torch.inference_mode():
             text = self._embed(prompts)
             fixed = structure_fixed(self.unet, self.guidance, self.variant, maps, self.autoencoder)
             with autocast(self.device, self._precision()), fixed as denoise:
-                sample = self._sample(denoise, noise, text, settings, generator, callback_on_step_end)
+                sample = self._sample(denoise, noise, signs, text, settings, generator, callback_on_step_end)
             images = sample if output_type == "latent" else to_images(self.autoencoder, sample)
             if choose(grain, latents is None) and output_type != "latent":
                 images = add_residual(images.cpu(), self.residual, own_streams(generator, prompts))
@@ -163,7 +168,7 @@ class MRPipeline(DiffusionPipeline):
         modalities: Sequence[Modality | str] = tuple(Modality),
         **options: object,
     ) -> dict[Modality, Tensor]:
-        """One imagined patient in several modalities: same structure, same noise, another modality word.
+        """One imagined patient in several modalities: same structure, same noise (or its mirror), another word.
 
         All modalities and both halves of guidance go through the networks in one batch. Each row has its own
         generator of the same seed, so that they share the initial noise and, with a stochastic scheduler, the noise
@@ -216,6 +221,7 @@ class MRPipeline(DiffusionPipeline):
         self,
         denoise: Denoise,
         noise: Tensor,
+        signs: Tensor,
         text: Tensor,
         settings: Settings,
         generator: Generator | list[Generator] | None,
@@ -229,17 +235,16 @@ class MRPipeline(DiffusionPipeline):
         extra = {k: v for k, v in {"generator": generator, "eta": min(settings.eta, ETA_MAX)}.items() if k in known}
         latents = noise * scheduler.init_noise_sigma
         scales = settings.structure_scales(batch).to(self.device, self.unet.dtype)
-        total = scheduler.config.num_train_timesteps
         steps = self.progress_bar(scheduler.timesteps)
         steps.set_postfix_str(str(self._precision()).removeprefix("torch."), refresh=False)
-        for i, t in enumerate(steps):
-            model_input = scheduler.scale_model_input(latents, t).to(self.unet.dtype)
-            if settings.guides(float(t) / total):
+        for i, t in enumerate(steps):  # of signs * latents: a step is linear, so a mirrored row gets its noise negated
+            model_input = scheduler.scale_model_input(signs * latents, t).to(self.unet.dtype)
+            if settings.guides(float(t) / scheduler.config.num_train_timesteps):
                 plain, wanted = denoise(torch.cat([model_input] * 2), t, text, scales).float().chunk(2)
                 prediction = plain + settings.guidance_scale * (wanted - plain)
             else:
                 prediction = denoise(model_input, t, text[batch:], scales[batch:]).float()
-            latents = scheduler.step(prediction, t, latents, **extra, return_dict=False)[0]
+            latents = scheduler.step(signs * prediction, t, latents, **extra, return_dict=False)[0]
             if callback is not None:
-                latents = callback(self, i, t, {"latents": latents}).get("latents", latents)
-        return latents
+                latents = signs * callback(self, i, t, {"latents": signs * latents}).get("latents", signs * latents)
+        return signs * latents

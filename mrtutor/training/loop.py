@@ -34,6 +34,7 @@ class Stage:
     """What the loop needs to know of a stage.
 
     `batches(n, generator)` draws a batch of n rows; `validate(model)` and `sheet(model, path)` see the EMA weights.
+    An objective that learns itself, such as one with a discriminator, has `state_dict` and `load_state_dict`.
     """
 
     name: str
@@ -135,7 +136,7 @@ def fit(
 
     start, seconds = 0, 0.0
     if state:
-        start, seconds = _restore(state, model, optimizer, ema), state["seconds"]
+        start, seconds = _restore(state, stage, optimizer, ema), state["seconds"]
     main = accelerator.is_main_process
     end = min(settings.steps, stop_after or settings.steps)
     began = time.perf_counter() - seconds
@@ -155,7 +156,7 @@ def fit(
                     if stage.sheet:
                         stage.sheet(model, folder / "sheets" / f"{step + 1:06d}.png")
             if main and (last or (step + 1) % settings.checkpoint_every == 0):
-                state = _snapshot(step + 1, model, optimizer, ema) | {"seconds": time.perf_counter() - began}
+                state = _snapshot(step + 1, stage, optimizer, ema) | {"seconds": time.perf_counter() - began}
                 state |= {"device": device, "mixed_precision": accelerator.mixed_precision}
                 save_checkpoint(folder, state, fingerprint, stage.inputs)
     if main:
@@ -204,17 +205,20 @@ def _optimise(
     return values
 
 
-def _snapshot(step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMAModel) -> dict:
-    return {
+def _snapshot(step: int, stage: Stage, optimizer: torch.optim.Optimizer, ema: EMAModel) -> dict:
+    state = {
         "step": step,
-        "model": model.state_dict(),
+        "model": stage.model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "ema": {"shadow": ema.shadow_params, "step": ema.optimization_step},
     }
+    return state | ({"objective": stage.objective.state_dict()} if hasattr(stage.objective, "state_dict") else {})
 
 
-def _restore(state: dict, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMAModel) -> int:
-    model.load_state_dict(state["model"])
+def _restore(state: dict, stage: Stage, optimizer: torch.optim.Optimizer, ema: EMAModel) -> int:
+    stage.model.load_state_dict(state["model"])
+    if "objective" in state:
+        stage.objective.load_state_dict(state["objective"])
     optimizer.load_state_dict(state["optimizer"])
     for shadow, saved in zip(ema.shadow_params, state["ema"]["shadow"], strict=True):
         shadow.copy_(saved)

@@ -25,7 +25,12 @@ from mrtutor.training.validation import spread
 from mrtutor.vocabulary import IDH, Modality, prompt
 
 STAGES = ("autoencoder", "text", "denoiser", "guidance")
-READS = {"denoiser": ("autoencoder", "text_encoder"), "guidance": ("autoencoder", "text_encoder", "unet")}
+AFTERWARDS = "decoder"  # may follow at any time: the latents stay as they are
+READS = {
+    "decoder": ("autoencoder",),
+    "denoiser": ("autoencoder", "text_encoder"),
+    "guidance": ("autoencoder", "text_encoder", "unet"),
+}
 
 
 @dataclass(frozen=True)

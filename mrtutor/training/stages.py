@@ -1,9 +1,9 @@
-"""The four stages of a preset: autoencoder, text, denoiser, guidance.
+"""The four stages of a preset: autoencoder, text, denoiser, guidance; and, whenever one likes, a crisper decoder.
 
 Each reads what the earlier ones left in the run's folder and leaves a standard component folder there:
 `autoencoder/`, `text_encoder/`, `tokenizer/`, `clip/`, `unet/` (the plain LDM), `guidance-A/` … or `unet-D/`, and
-`unet-D-further/`, `unet-D-further-2/` … of further rounds. Checkpoints, logs and sample sheets stand in
-`runs/<stage>/`; `runs/origin.json` says what each was trained on.
+`unet-D-further/`, `unet-D-further-2/` … of further rounds, `decoder/` (the autoencoder, its decoder crisper).
+Checkpoints, logs and sample sheets stand in `runs/<stage>/`; `runs/origin.json` says what each was trained on.
 """
 
 from dataclasses import replace
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
@@ -21,16 +22,18 @@ from mrtutor.models.autoencoder import build_autoencoder, encode, set_latent_sta
 from mrtutor.models.denoiser import build_denoiser, build_scheduler, widen_input
 from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant, build_guidance, exit_parameters
 from mrtutor.models.hub import INSTALL, load_unet
-from mrtutor.models.residual import Residual, measure_residual, save_residual
+from mrtutor.models.mirror import mirrored_modalities, save_mirrored
+from mrtutor.models.residual import Residual, load_residual, measure_residual, save_residual
 from mrtutor.models.text import build_clip, build_tokenizer
 from mrtutor.sampling.origin import record_origin
 from mrtutor.sampling.precision import mixed_precision
 from mrtutor.sampling.rounds import next_round, stage_of
+from mrtutor.training.adversarial import AdversarialObjective, decoder_parameters
 from mrtutor.training.batches import LatentBatches, SliceBatches, cohort_key
 from mrtutor.training.contrastive import ContrastiveObjective
 from mrtutor.training.loop import Stage, fit
-from mrtutor.training.objectives import AutoencoderObjective, DiffusionObjective, guidance_groups
-from mrtutor.training.run import STAGES, Run, latent_batches, validation_rows
+from mrtutor.training.objectives import AutoencoderObjective, DiffusionObjective, Objective, guidance_groups
+from mrtutor.training.run import AFTERWARDS, STAGES, Run, latent_batches, validation_rows
 from mrtutor.training.validation import AutoencoderValidation, DiffusionValidation, reconstruct, spread
 from mrtutor.vocabulary import Modality
 
@@ -47,9 +50,12 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
             `resume` with a checkpoint of another run, or of other inputs.
         FileNotFoundError: an earlier stage has not run.
     """
-    builders = {"autoencoder": _autoencoder, "text": _text, "denoiser": _denoiser}
-    if stage not in STAGES:
-        raise ValueError(f"Unknown stage {stage!r}: expected one of {', '.join(STAGES)}, or stylegan2, the baseline.")
+    builders = {"autoencoder": _autoencoder, "decoder": _decoder, "text": _text, "denoiser": _denoiser}
+    if stage not in (*STAGES, AFTERWARDS):
+        raise ValueError(
+            f"Unknown stage {stage!r}: expected one of {', '.join(STAGES)}, then {AFTERWARDS}; "
+            "or stylegan2, the baseline."
+        )
     if stage == "guidance":
         variant = Variant(variant or run.preset.variant)
         if variant is Variant.NONE:
@@ -76,7 +82,7 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
         seed=run.seed,
         resume=resume,
         device=run.device,
-        mixed_precision=mixed_precision(run.precision),
+        mixed_precision=mixed_precision(_precision(run, stage)),
     )
     if run.processes.is_main_process:
         _save(run, stage, component, model)
@@ -88,19 +94,35 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
 
 def _autoencoder(run: Run) -> Stage:
     settings = run.settings("autoencoder")
+    batches = SliceBatches(run.cohort, run.cohort.rows("train"), settings.crop, run.preset.autoencoder.unshuffle)
+    return _picture_stage(
+        run, "autoencoder", build_autoencoder(run.preset.autoencoder), AutoencoderObjective(), batches
+    )
+
+
+def _decoder(run: Run) -> Stage:
+    if run.processes.num_processes > 1:
+        raise ValueError("The decoder trains in one process: start it without `accelerate launch`.")
+    rate, folder = run.settings("decoder").learning_rate, run.component("autoencoder")
+    model = AutoencoderKL.from_pretrained(folder)
+    objective = AdversarialObjective(load_residual(folder), rate)
+    objective.discriminator.to(run.device, memory_format=torch.channels_last)
+    whole = SliceBatches(run.cohort, run.cohort.rows("train"))
+    groups = [{"params": decoder_parameters(model), "lr": rate}]
+    return replace(_picture_stage(run, "decoder", model, objective, whole), groups=groups)
+
+
+def _picture_stage(run: Run, name: str, model: AutoencoderKL, objective: Objective, batches: SliceBatches) -> Stage:
     rows = validation_rows(run.cohort, 24)
     modality = np.arange(len(rows)) % len(Modality)
     images = torch.from_numpy(run.cohort.images[rows, modality])[:, None].float() / 255
     validation = AutoencoderValidation(images, run.precision)
-    return Stage(
-        name="autoencoder",
-        model=build_autoencoder(run.preset.autoencoder),
-        objective=AutoencoderObjective(),
-        batches=SliceBatches(run.cohort, run.cohort.rows("train"), settings.crop, run.preset.autoencoder.unshuffle),
-        settings=settings,
-        validate=validation,
-        sheet=validation.sheet,
-    )
+    return Stage(name, model, objective, batches, run.settings(name), validate=validation, sheet=validation.sheet)
+
+
+def _precision(run: Run, stage: str) -> torch.dtype:
+    """A discriminator without a scaler of its own loses gradients in float16: float32 where bfloat16 is missing."""
+    return torch.float32 if stage == "decoder" and run.precision == torch.float16 else run.precision
 
 
 def _text(run: Run) -> Stage:
@@ -185,30 +207,39 @@ def _diffusion_stage(
 
 
 def _component_name(stage: str, variant: Variant | None) -> str:
-    names = {"autoencoder": "autoencoder", "text": "clip", "denoiser": "unet"}
+    names = {"autoencoder": "autoencoder", "decoder": "decoder", "text": "clip", "denoiser": "unet"}
     return names.get(stage) or ("unet-D" if variant is Variant.D else f"guidance-{variant}")
 
 
 def _save(run: Run, stage: str, component: Path, model: nn.Module) -> None:
-    residual = _store_statistics(run, model) if stage == "autoencoder" else None
+    residual, mirrored = _store_statistics(run, model) if stage == "autoencoder" else (None, [])
+    if stage == "decoder":  # it learnt to be shown with this grain
+        residual = load_residual(run.component("autoencoder"))
     model.to("cpu", memory_format=torch.contiguous_format)
     with replace_folder(component) as temporary:
         model.save_pretrained(temporary)
         if residual is not None:
             save_residual(residual, temporary)
+        if stage == "autoencoder":
+            save_mirrored(mirrored, temporary)
     if stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
         with replace_folder(run.folder / "text_encoder") as temporary:
             model.text_model.save_pretrained(temporary)
 
 
 @torch.inference_mode()
-def _store_statistics(run: Run, model: AutoencoderKL, count: int = 64) -> Residual:
-    """Mean and spread of each raw latent channel over training slices, all four modalities; gives what is left out."""
+def _store_statistics(run: Run, model: AutoencoderKL, count: int = 64) -> tuple[Residual, list[Modality]]:
+    """Mean and spread of each raw latent channel over training slices, all four modalities.
+
+    Gives what the decoder leaves out, and the modalities whose latents go against those of T1.
+    """
     channels = model.config.latent_channels
     model.register_to_config(latents_mean=[0.0] * channels, latents_std=[1.0] * channels)
     images = torch.from_numpy(run.cohort.images[spread(run.cohort.rows("train"), count)])
-    images = images.flatten(0, 1)[:, None].float() / 255
-    parts = (images * 2 - 1).split(8)
-    set_latent_statistics(model, torch.cat([encode(model, part.to(run.device)) for part in parts]))
-    decoded = reconstruct(model, images, torch.float32)
-    return measure_residual(images[:, 0].numpy(), decoded[:, 0].numpy())
+    flat = images.flatten(0, 1)[:, None].float() / 255
+    latents = torch.cat([encode(model, part.to(run.device)).cpu() for part in (flat * 2 - 1).split(8)])
+    set_latent_statistics(model, latents)
+    decoded = reconstruct(model, flat, torch.float32)
+    brain = -F.adaptive_max_pool2d(-(images > 0).all(dim=1)[:, None].float(), latents.shape[-1])[:, 0] > 0
+    mirrored = mirrored_modalities(latents.unflatten(0, images.shape[:2]).numpy(), brain.numpy())
+    return measure_residual(flat[:, 0].numpy(), decoded[:, 0].numpy()), mirrored

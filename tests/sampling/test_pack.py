@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from mrtutor.metrics.draws import weights_key
+from mrtutor.models.residual import Residual, save_residual
 from mrtutor.presets import load_preset
 from mrtutor.sampling.card import _training_table, model_card
 from mrtutor.sampling.origin import record_origin
@@ -85,6 +86,25 @@ def test_a_note_on_a_stage_is_in_the_card(tmp_path: Path) -> None:
         record_origin(tmp_path, stage, SIMULATED | ({"note": "an older loss."} if stage == "guidance-D" else {}))
     origins = json.loads((tmp_path / "runs/origin.json").read_text())
     assert "\n\nguidance-D: an older loss.\n\n## What was measured" in card_of(origins, tmp_path / "runs")
+
+
+def test_a_decoder_is_what_is_packed_unless_it_belongs_to_another_encoder(run: Path, tmp_path: Path) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(run, own)
+    shutil.copytree(own / "autoencoder", own / "decoder")
+    crisp = AutoencoderKL.from_pretrained(own / "decoder")
+    torch.nn.init.constant_(crisp.decoder.conv_out.bias, 0.25)
+    crisp.save_pretrained(own / "decoder")
+    record_origin(own, "decoder", SIMULATED)
+    save_residual(Residual(0.03, 0.5), own / "decoder")
+    pack_run(own, tmp_path / "out", preset="smoke")
+    packed = load_pretrained(tmp_path / "out", device="cpu")
+    assert torch.all(packed.autoencoder.decoder.conv_out.bias == 0.25) and packed.residual == Residual(0.03, 0.5)
+    assert "decoder: simulated cohort" in (tmp_path / "out/README.md").read_text()
+    torch.nn.init.zeros_(crisp.encoder.conv_in.bias)
+    crisp.save_pretrained(own / "decoder")
+    with pytest.raises(ValueError, match="was trained behind another encoder"):
+        pack_run(own, tmp_path / "out", preset="smoke")
 
 
 def test_a_further_round_is_what_is_packed(run: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The pipeline: what must be equal is equal, what must differ differs, and the fast way is the ordinary way."""
 
+import inspect
+
 import pytest
 import torch
 from diffusers import (
@@ -322,3 +324,60 @@ def test_given_latents_have_no_grain_unless_asked(grainy, structure, sentences):
     )
     assert torch.equal(default, without)
     assert not torch.equal(default, asked)
+
+
+@pytest.fixture
+def mirrored(pipelines):
+    """A pipeline whose T2 gets the negative of the noise."""
+    pipe = pipelines("D")
+    pipe.register_to_config(mirrored=["T2"])
+    yield pipe
+    pipe.register_to_config(mirrored=[])
+
+
+def test_a_mirrored_modality_is_drawn_from_the_negative_of_the_noise(mirrored, structure):
+    sequence, plain = (stacked(mirrored.sequence("wild", structure, seed=2, mirror=m)) for m in (None, False))
+    assert torch.equal(sequence[:3], plain[:3]), "the others stay as they are"
+    noise = torch.randn(1, 4, 32, 32, generator=seeded(2))
+    by_hand = mirrored(prompt("T2", "wild"), structure, latents=-noise).images[0]
+    assert (sequence[3] - by_hand).abs().max() < CLOSE
+    assert (sequence[3] - plain[3]).abs().max() > 10 * CLOSE
+
+
+def test_the_noise_of_every_step_is_mirrored_too(mirrored, structure, monkeypatch):
+    """At η = 1 a step adds noise: what the network sees of T2 must be what −ε at each step gives."""
+    ours = mirrored.sequence("wild", structure, seed=2, eta=1.0)[Modality.T2]
+    own = mirrored.scheduler.step
+
+    def negative(output, t, sample, generator=None, **options):
+        noise = torch.stack([-torch.randn(sample.shape[1:], generator=g) for g in generator])
+        return own(output, t, sample, variance_noise=noise, **options)
+
+    negative.__signature__ = inspect.signature(own)
+    monkeypatch.setattr(mirrored.scheduler, "step", negative)
+    generator = seeded(2)
+    start = -torch.randn(1, 4, 32, 32, generator=generator)
+    by_hand = mirrored(prompt("T2", "wild"), structure, latents=start, eta=1.0, generator=[generator]).images[0]
+    assert (ours - by_hand).abs().max() < CLOSE
+
+
+def test_given_latents_are_taken_as_they_are_unless_asked(mirrored, structure):
+    noise = torch.randn(1, 4, 32, 32, generator=seeded())
+    default, without, asked = (
+        mirrored(prompt("T2", "wild"), structure, latents=noise, **options).images
+        for options in ({}, {"mirror": False}, {"mirror": True})
+    )
+    assert torch.equal(default, without) and not torch.equal(default, asked)
+
+
+def test_a_callback_sees_what_the_network_sees(mirrored, structure):
+    seen = []
+    mirrored.sequence(
+        "wild",
+        structure,
+        seed=2,
+        output_type="latent",
+        callback_on_step_end=lambda *a: seen.append(a[3]["latents"]) or {},
+    )
+    final = stacked(mirrored.sequence("wild", structure, seed=2, output_type="latent"))
+    assert torch.equal(seen[-1], final)

@@ -12,6 +12,7 @@ from mrtutor.training.objectives import (
     DiffusionObjective,
     add_noise,
     min_snr_weight,
+    reconstruction_loss,
     velocity,
 )
 
@@ -116,3 +117,11 @@ def test_autoencoder_objective_counts_error_and_kl():
     assert loss.item() == pytest.approx((logs["l1"] + 2 * logs["l2"]).item(), rel=1e-5)
     heavier, _ = AutoencoderObjective(gradient_weight=0, kl_weight=1.0)(model, image, generator())
     assert heavier.item() == pytest.approx((loss + logs["kl"]).item(), rel=1e-4)
+
+
+def test_reconstruction_loss_of_a_step_edge():
+    error = torch.zeros(1, 1, 4, 4)
+    error[..., 2:] = 0.5  # half of the picture; one of three column differences is 0.5
+    l1, l2, gradient = 0.25, 0.125, 0.5 / 3
+    assert reconstruction_loss(error).item() == pytest.approx(l1 + 2 * l2 + 0.5 * gradient)
+    assert reconstruction_loss(error, l2_weight=0, gradient_weight=0).item() == pytest.approx(l1)
