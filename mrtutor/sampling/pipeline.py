@@ -56,7 +56,7 @@ class MRPipeline(DiffusionPipeline):
         eta: float = 0.0,
         grain_std: float = 0.0,
         grain_width: float = 0.0,
-        mirrored: Sequence[str] = (),
+        mirrored: list[str] = (),
     ):
         super().__init__()
         check_components(unet, guidance, Variant(variant))

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from mrtutor.metrics.draws import weights_key
+from mrtutor.models.mirror import save_mirrored
 from mrtutor.models.residual import Residual, save_residual
 from mrtutor.presets import load_preset
 from mrtutor.sampling.card import _training_table, model_card
@@ -16,6 +17,7 @@ from mrtutor.sampling.origin import record_origin
 from mrtutor.sampling.pack import pack_run
 from mrtutor.sampling.pretrained import load_pretrained
 from mrtutor.training import stages
+from mrtutor.vocabulary import Modality
 from tests.cohorts import write_tiny_cohort
 
 STAGES = ["autoencoder", "text", "denoiser", "guidance-D"]
@@ -97,9 +99,11 @@ def test_a_decoder_is_what_is_packed_unless_it_belongs_to_another_encoder(run: P
     crisp.save_pretrained(own / "decoder")
     record_origin(own, "decoder", SIMULATED)
     save_residual(Residual(0.03, 0.5), own / "decoder")
+    save_mirrored([Modality.T2], own / "autoencoder")
     pack_run(own, tmp_path / "out", preset="smoke")
     packed = load_pretrained(tmp_path / "out", device="cpu")
     assert torch.all(packed.autoencoder.decoder.conv_out.bias == 0.25) and packed.residual == Residual(0.03, 0.5)
+    assert packed.config.mirrored == ["T2"]
     assert "decoder: simulated cohort" in (tmp_path / "out/README.md").read_text()
     torch.nn.init.zeros_(crisp.encoder.conv_in.bias)
     crisp.save_pretrained(own / "decoder")

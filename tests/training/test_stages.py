@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from mrtutor.models.guidance import Variant
+from mrtutor.models.mirror import load_mirrored
 from mrtutor.presets import load_preset
 from mrtutor.training import stages
 from mrtutor.training.batches import LatentBatches, SliceBatches, emphasis_map
@@ -32,6 +33,7 @@ def test_components_open_with_diffusers_and_transformers_alone(trained):
     folder = trained.folder
     autoencoder = AutoencoderKL.from_pretrained(folder / "autoencoder")
     assert len(autoencoder.config.latents_mean) == 4 and min(autoencoder.config.latents_std) > 0
+    assert (folder / "autoencoder/residual.json").is_file() and Modality.T1 not in load_mirrored(folder / "autoencoder")
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
     text = CLIPTextModel.from_pretrained(folder / "text_encoder")
     assert unet.config.cross_attention_dim == text.config.hidden_size
