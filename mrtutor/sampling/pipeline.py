@@ -147,10 +147,10 @@ class MRPipeline(DiffusionPipeline):
         shape = (len(prompts), self.unet.config.out_channels, *2 * [self.unet.config.sample_size])
         noise = initial_noise(latents, generator, shape).to(self.device)
         maps = None if maps is None else maps.to(self.device)
-        mirrored = config.mirrored if choose(mirror, latents is None) else ()
-        signs = torch.tensor(signs_of(prompts, mirrored), device=self.device).view(-1, 1, 1, 1)
         with torch.inference_mode():
             text = self._embed(prompts)
+            mirrored = config.mirrored if choose(mirror, latents is None) else ()
+            signs = torch.tensor(signs_of(prompts, mirrored), device=self.device).view(-1, 1, 1, 1)
             fixed = structure_fixed(self.unet, self.guidance, self.variant, maps, self.autoencoder)
             with autocast(self.device, self._precision()), fixed as denoise:
                 sample = self._sample(denoise, noise, signs, text, settings, generator, callback_on_step_end)
