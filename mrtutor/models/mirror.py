@@ -29,13 +29,13 @@ def agreement(latents: np.ndarray, brain: np.ndarray) -> dict[Modality, float]:
         brain: (N, h, w) bool, places all of whose pixels are brain.
 
     Raises:
-        ValueError: other shapes, or hardly any brain.
+        ValueError: other shapes, or no brain.
     """
     if latents.ndim != 5 or latents.shape[1] != len(Modality) or brain.shape != (len(latents), *latents.shape[3:]):
         raise ValueError(
             f"Expected latents (N, {len(Modality)}, C, h, w) and brain (N, h, w), got {latents.shape}, {brain.shape}."
         )
-    if brain.sum() < 2:
+    if not brain.any():
         raise ValueError("Expected places inside the brain, got none: take slices with a brain.")
     inside = latents.transpose(1, 2, 0, 3, 4)[:, :, brain].astype(np.float64)  # (M, C, places)
     inside -= inside.mean(axis=-1, keepdims=True)
@@ -45,7 +45,9 @@ def agreement(latents: np.ndarray, brain: np.ndarray) -> dict[Modality, float]:
 
 
 def mirrored_modalities(latents: np.ndarray, brain: np.ndarray) -> list[Modality]:
-    """Modalities whose latents go against T1's; see `agreement`."""
+    """Modalities whose latents go against T1's, see `agreement`; none where no place is all brain."""
+    if not brain.any():  # at the end of a training: nothing to measure must not lose it
+        return []
     return [modality for modality, value in agreement(latents, brain).items() if value < 0]
 
 

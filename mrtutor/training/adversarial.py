@@ -8,7 +8,7 @@ background than the slices that are drawn later.
 The discriminator is shown what the pipeline will show: the decoded picture with its grain (`mrtutor.models.residual`).
 So the decoder need not imitate noise, which it cannot, being a function of the latent.
 
-Axes: B batch · H, W image pixels · h, w patches of 8 pixels.
+Axes: B batch · H, W image pixels · h, w squares of 8 pixels.
 
 Source: Rombach et al., CVPR 2022, §3.1 and appendix G (adversarial autoencoder, as VQGAN); Esser et al., CVPR 2021,
 Eq. 7 (weight of the adversarial term); Isola et al., CVPR 2017 (patches); Miyato et al., ICLR 2018 (spectral norm).
@@ -33,7 +33,7 @@ TRAINED = ("decoder", "post_quant_conv")  # parts of an AutoencoderKL
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of every patch of 8 pixels whether it looks scanned: slices (B, 1, H, W) in [-1, 1] -> logits (B, h, w).
+    """Does it look scanned? Slices (B, 1, H, W) in [-1, 1] -> logits (B, h, w), each from 56 pixels about its square.
 
     One logit map per modality, of which the slice's own is taken.
     """

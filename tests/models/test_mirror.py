@@ -46,6 +46,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...], words: str, brain: np.
 def test_nothing_can_be_said_without_a_brain(latents: np.ndarray, brain: np.ndarray) -> None:
     with pytest.raises(ValueError, match="inside the brain"):
         agreement(latents, brain & False)
+    assert mirrored_modalities(latents, brain & False) == [], "a finished training must still be saved"
 
 
 def test_a_sentence_gets_the_sign_of_its_modality() -> None:

@@ -43,7 +43,14 @@ def run(tiny_cohort, tmp_path: Path) -> Run:
     return work
 
 
-def test_a_patch_sees_eight_pixels_and_its_own_modality() -> None:
+def test_a_logit_sees_its_surroundings_alone() -> None:
+    judge, images = PatchDiscriminator().eval(), torch.zeros(1, 1, 128, 128, requires_grad=True)
+    judge(images, torch.tensor([0]))[0, 8, 8].backward()
+    rows = images.grad[0, 0].abs().sum(dim=1).nonzero()
+    assert rows.max() - rows.min() + 1 == 56
+
+
+def test_a_logit_for_each_square_of_the_slice_s_modality() -> None:
     torch.manual_seed(0)
     judge, images = PatchDiscriminator().eval(), torch.rand(2, 1, 64, 48) * 2 - 1
     logits = judge(images, torch.tensor([1, 2]))
