@@ -80,7 +80,7 @@ def autoencoder_of_run(run: Path) -> str:
     first, crisp = (
         AutoencoderKL.from_pretrained(run / name).encoder.state_dict() for name in ("autoencoder", "decoder")
     )
-    if not all(torch.equal(crisp[key], value) for key, value in first.items()):
+    if first.keys() != crisp.keys() or not all(torch.equal(crisp[key], value) for key, value in first.items()):
         raise ValueError(
             f"{run / 'decoder'} was trained behind another encoder than that of {run / 'autoencoder'}: run "
             "`mrtutor train decoder` again, or remove the folder."
@@ -118,12 +118,8 @@ def pack_run(
     pipeline = pipeline_of_run(run, preset, variant)
     save_pipeline(pipeline, out)
     variant, unet = pipeline.variant, unet_of_run(run, pipeline.variant)
-    stages = [
-        *dict.fromkeys(["autoencoder", autoencoder_of_run(run)]),
-        "text",
-        "denoiser",
-        *([] if variant is Variant.NONE else [f"guidance-{variant}"]),
-    ]
+    stages = ["autoencoder", *(["decoder"] if (run / "decoder").is_dir() else []), "text", "denoiser"]
+    stages += [] if variant is Variant.NONE else [f"guidance-{variant}"]
     stages += [stage_of(folder) for folder in finished_rounds(run)] if variant is Variant.D else []
     figures = json.loads(results.read_text()) if results and results.is_file() else None
     if figures and not (key and figures["of"]["weights"] == key(load_pretrained(out, device="cpu"))):

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from mrtutor.metrics.draws import weights_key
+from mrtutor.models.autoencoder import build_autoencoder
 from mrtutor.models.mirror import save_mirrored
 from mrtutor.models.residual import Residual, save_residual
 from mrtutor.presets import load_preset
@@ -106,9 +107,11 @@ def test_a_decoder_is_what_is_packed_unless_it_belongs_to_another_encoder(run: P
     assert packed.config.mirrored == ["T2"]
     assert "decoder: simulated cohort" in (tmp_path / "out/README.md").read_text()
     torch.nn.init.zeros_(crisp.encoder.conv_in.bias)
-    crisp.save_pretrained(own / "decoder")
-    with pytest.raises(ValueError, match="was trained behind another encoder"):
-        pack_run(own, tmp_path / "out", preset="smoke")
+    other_size = build_autoencoder(load_preset("laptop").autoencoder)
+    for other in (crisp, other_size):
+        other.save_pretrained(own / "decoder")
+        with pytest.raises(ValueError, match="was trained behind another encoder"):
+            pack_run(own, tmp_path / "out", preset="smoke")
 
 
 def test_a_further_round_is_what_is_packed(run: Path, tmp_path: Path) -> None:
