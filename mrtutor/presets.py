@@ -146,7 +146,7 @@ _LAPTOP = Preset(
     denoiser=DenoiserPreset(),
     stages={
         "autoencoder": StagePreset(9000, 8, 2e-3, crop=128, validate_every=500),
-        "decoder": StagePreset(2500, 4, 6e-4, ema_decay=0.995),
+        "decoder": StagePreset(4500, 4, 6e-4, ema_decay=0.995),
         "text": StagePreset(300, 32, 1e-3, weight_decay=0.01),
         "denoiser": StagePreset(300, 16, 8e-4, weight_decay=0.01, ema_decay=0.995),
         "guidance": StagePreset(4000, 16, 8e-4, weight_decay=0.01, ema_decay=0.998),

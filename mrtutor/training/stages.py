@@ -11,19 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import CLIPTextConfig
 
 from mrtutor.files import replace_folder
-from mrtutor.models.autoencoder import build_autoencoder, encode, set_latent_statistics
+from mrtutor.models.autoencoder import build_autoencoder
 from mrtutor.models.denoiser import build_denoiser, build_scheduler, widen_input
 from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant, build_guidance, exit_parameters
 from mrtutor.models.hub import INSTALL, load_unet
-from mrtutor.models.mirror import mirrored_modalities, save_mirrored
-from mrtutor.models.residual import Residual, load_residual, measure_residual, save_residual
+from mrtutor.models.mirror import save_mirrored
+from mrtutor.models.residual import load_residual, save_residual
 from mrtutor.models.text import build_clip, build_tokenizer
 from mrtutor.sampling.origin import record_origin
 from mrtutor.sampling.precision import mixed_precision
@@ -34,7 +33,8 @@ from mrtutor.training.contrastive import ContrastiveObjective
 from mrtutor.training.loop import Stage, fit
 from mrtutor.training.objectives import AutoencoderObjective, DiffusionObjective, Objective, guidance_groups
 from mrtutor.training.run import AFTERWARDS, STAGES, Run, latent_batches, validation_rows
-from mrtutor.training.validation import AutoencoderValidation, DiffusionValidation, reconstruct, spread
+from mrtutor.training.statistics import lacking_grain, store_latent_statistics, training_slices
+from mrtutor.training.validation import AutoencoderValidation, DiffusionValidation
 from mrtutor.vocabulary import Modality
 
 EXIT_FACTOR = 4.0  # zero convolutions learn so much faster than the cloned encoder
@@ -212,34 +212,17 @@ def _component_name(stage: str, variant: Variant | None) -> str:
 
 
 def _save(run: Run, stage: str, component: Path, model: nn.Module) -> None:
-    residual, mirrored = _store_statistics(run, model) if stage == "autoencoder" else (None, [])
-    if stage == "decoder":  # it learnt to be shown with this grain
-        residual = load_residual(run.component("autoencoder"))
+    if draws := stage in ("autoencoder", AFTERWARDS):
+        slices = training_slices(run.cohort)
+        mirrored = store_latent_statistics(model, slices) if stage == "autoencoder" else []
+        residual = lacking_grain(model, slices)  # a crisper decoder lacks less
     model.to("cpu", memory_format=torch.contiguous_format)
     with replace_folder(component) as temporary:
         model.save_pretrained(temporary)
-        if residual is not None:
+        if draws:
             save_residual(residual, temporary)
         if stage == "autoencoder":
             save_mirrored(mirrored, temporary)
     if stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
         with replace_folder(run.folder / "text_encoder") as temporary:
             model.text_model.save_pretrained(temporary)
-
-
-@torch.inference_mode()
-def _store_statistics(run: Run, model: AutoencoderKL, count: int = 64) -> tuple[Residual, list[Modality]]:
-    """Mean and spread of each raw latent channel over training slices, all four modalities.
-
-    Gives what the decoder leaves out, and the modalities whose latents go against those of T1.
-    """
-    channels = model.config.latent_channels
-    model.register_to_config(latents_mean=[0.0] * channels, latents_std=[1.0] * channels)
-    images = torch.from_numpy(run.cohort.images[spread(run.cohort.rows("train"), count)])
-    flat = images.flatten(0, 1)[:, None].float() / 255
-    latents = torch.cat([encode(model, part.to(run.device)).cpu() for part in (flat * 2 - 1).split(8)])
-    set_latent_statistics(model, latents)
-    decoded = reconstruct(model, flat, torch.float32)
-    brain = -F.adaptive_max_pool2d(-(images > 0).all(dim=1)[:, None].float(), latents.shape[-1])[:, 0] > 0
-    mirrored = mirrored_modalities(latents.unflatten(0, images.shape[:2]).numpy(), brain.numpy())
-    return measure_residual(flat[:, 0].numpy(), decoded[:, 0].numpy()), mirrored

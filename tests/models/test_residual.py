@@ -40,6 +40,14 @@ def test_misdrawn_outlines_are_no_noise():
     assert measure_residual(wrong + noise, means).std == pytest.approx(GRAIN.std, rel=0.1)
 
 
+def test_grain_that_the_decoder_draws_itself_is_not_added_again():
+    means = np.stack([disc(), disc(0.7)])
+    noise, own = (draw_residual(GRAIN, (256, 256), [seeded(s), seeded(s + 1)]).numpy() for s in (1, 3))
+    lacking = measure_residual(means + noise, means + 0.6 * own)
+    assert lacking.std == pytest.approx(0.8 * GRAIN.std, rel=0.05)  # 0.6² + 0.8² = 1
+    assert measure_residual(means + noise, means + 1.2 * own) == Residual()
+
+
 def test_nothing_flat_to_measure():
     rough = np.random.default_rng(0).random((2, 64, 64))
     assert measure_residual(rough, rough[::-1]) == Residual()
