@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.files import write_json
-from mrtutor.metrics import table1
+from mrtutor.metrics import table1, two_sample
+from mrtutor.metrics import utility as segmentation
 from mrtutor.metrics.clip_score import Scorer
 from mrtutor.metrics.draws import Sampler, SyntheticSet, cohort_set, draw_set, held_out_rows, network_key
 from mrtutor.metrics.features import Features
@@ -75,7 +76,7 @@ class Setting:
             "judges": {name: network_key(judge.model) for name, judge in self.judges.items()},
             "reader": network_key(self.reader.modality, self.reader.idh),
             "features": network_key(self.features.network),
-            "steps": self.steps,
+            "steps": self.steps or {"two_sample": two_sample.STEPS, "utility": segmentation.STEPS},
             "resamples": self.resamples,
         }
 

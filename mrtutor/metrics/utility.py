@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 from mrtutor.training.batches import pick
 from mrtutor.vocabulary import Modality
 
-STEPS, BATCH, RATE = 200, 8, 3e-3
+# Enough for all arms to come near their end, as one that learns slowly would pass for one that learns badly: taught by
+# 100 training slices and judged by 120 of validation patients, 200, 400 and 800 steps reach a Dice of .86, .91 and .93.
+STEPS, BATCH, RATE = 400, 8, 3e-3
 SHRINK = 2  # 128 pixels a side: a tumour is larger than two pixels, and a step costs a quarter
 
 

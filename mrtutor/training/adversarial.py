@@ -6,8 +6,8 @@ trained on them. Whole slices, not crops: group normalisation averages over all 
 background than the slices that are drawn later.
 
 The discriminator is shown what the pipeline will show: the decoded picture with its grain (`mrtutor.models.residual`).
-So the decoder need not imitate noise, which it cannot, being a function of the latent; what it paints of fine texture all
-the same is no longer lacking, so the grain is measured anew at the end.
+So the decoder need not imitate noise, which it cannot, being a function of the latent; what it paints of fine texture
+all the same is no longer lacking, so the grain is measured anew at the end.
 
 Axes: B batch · H, W image pixels · h, w squares of 8 pixels.
 
