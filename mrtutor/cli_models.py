@@ -99,6 +99,18 @@ def pack(
 
 @app.command()
 @plain_errors
+def unpack(
+    pipeline: Annotated[str, typer.Argument(help="Name or folder of the weights.")] = "laptop",
+    out: Annotated[Path, typer.Option(help="Folder of the run, new or empty.")] = Path("outputs/laptop"),
+) -> None:
+    """Make a run of packed weights, to train on from them (`train guidance --start`, `train decoder`)."""
+    from mrtutor.sampling.unpack import unpack_pipeline
+
+    typer.echo(f"Done: {pipeline} unpacked, its U-Net in {unpack_pipeline(pipeline, out)}.")
+
+
+@app.command()
+@plain_errors
 def push(
     repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub; made if it is new.")],
     folder: Annotated[Path, typer.Option(help="What `mrtutor pack` wrote.")] = Path("data/pretrained/laptop"),

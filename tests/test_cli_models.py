@@ -1,4 +1,4 @@
-"""The commands train, pack, sample, examples and evaluate: the whole path on tiny models, and mistakes in one line."""
+"""The commands train, pack, unpack, sample, examples, evaluate: the whole path on tiny models; mistakes in one line."""
 
 import errno
 import sys
@@ -44,6 +44,9 @@ def test_train_pack_sample(cohort: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     packed = run("pack", "--run", out, "--out", weights, "--preset", "smoke")
     assert packed.exit_code == 0 and "Done: pipeline of" in packed.stdout, packed.output
+    unpacked = run("unpack", weights, "--out", tmp_path / "again")
+    assert unpacked.exit_code == 0 and f"its U-Net in {tmp_path / 'again/unet-D'}.\n" in unpacked.stdout
+    refused(run("unpack", weights, "--out", tmp_path / "again"), "is not empty", "--out")
     case = write_case(tmp_path / "CASE-1")
     sampled = run("sample", "--subject", case, "--pipeline", weights, "--steps", 2, "--out", tmp_path / "pictures")
     assert sampled.exit_code == 0, sampled.output

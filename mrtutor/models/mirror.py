@@ -3,7 +3,8 @@
 One noise for all modalities is meant to give them one anatomy. But a network turns noise into *grey values*: where it
 makes white matter of T1 bright, it makes that of T2 bright as well, and there white matter is dark. The latents of true
 slices say so: T2's go against those of T1. The negative of white noise is white noise, so each modality alone is drawn
-as before; with it the two go together as they should.
+as before; with it the two go together as they should. Any rotation of the channels would leave noise white, too, but
+the one that brings T2's latents closest to T1's (Procrustes) is the plain negative, to three digits of its correlation.
 
 Axes: N slices · M = 4 modalities · C latent channels · h, w latent pixels.
 """

@@ -6,6 +6,7 @@ from pathlib import Path
 from mrtutor.files import write_json
 
 ORIGIN = "runs/origin.json"  # in the run's folder, beside the logs
+PACKED = "origin.json"  # in a pipeline's folder
 SIMULATED = "simulated"
 
 

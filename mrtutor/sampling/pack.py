@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
-from mrtutor.files import write_checksums, write_text
+from mrtutor.files import write_checksums, write_json, write_text
 from mrtutor.models.denoiser import build_scheduler
 from mrtutor.models.guidance import Variant
 from mrtutor.models.mirror import load_mirrored
@@ -16,7 +16,7 @@ from mrtutor.models.residual import load_residual
 from mrtutor.models.text import load_text_encoder
 from mrtutor.presets import load_preset
 from mrtutor.sampling.card import model_card
-from mrtutor.sampling.origin import read_origins
+from mrtutor.sampling.origin import PACKED, read_origins
 from mrtutor.sampling.pipeline import MRPipeline
 from mrtutor.sampling.pretrained import load_pretrained, save_pipeline
 from mrtutor.sampling.rounds import FIRST, finished_rounds, stage_of
@@ -129,5 +129,6 @@ def pack_run(
         preset=preset, variant=str(variant), origins=origins, runs=run / "runs", device=device, results=figures
     )
     write_text(out / "README.md", card)
+    write_json(out / PACKED, origins)
     write_checksums(out)
     return Packed(sum(p.stat().st_size for p in out.rglob("*") if p.is_file()), unet, figures is not None)

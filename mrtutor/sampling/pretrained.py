@@ -52,7 +52,7 @@ def load_pretrained(
     device = device or best_device()
     if str(name_or_folder) == SMOKE:
         return _smoke(wanted).to(device)
-    folder = _find(name_or_folder, wanted)
+    folder = pipeline_folder(name_or_folder, wanted)
     _verify(folder)
     pipe = MRPipeline.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
     for part in pipe.components.values():
@@ -66,8 +66,12 @@ def load_pretrained(
     return pipe.to(device)
 
 
-def _find(name_or_folder: str | Path, variant: Variant | None) -> Path:
-    """Folder of the weights."""
+def pipeline_folder(name_or_folder: str | Path, variant: Variant | None = None) -> Path:
+    """Folder of weights, see `load_pretrained`.
+
+    Raises:
+        FileNotFoundError: no such name or folder.
+    """
     shipped = data_root() / "pretrained"
     candidates = [shipped / name_or_folder, Path(name_or_folder)]
     if variant is not None:

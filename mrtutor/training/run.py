@@ -77,9 +77,8 @@ class Run:
 
     def inputs(self, stage: str) -> dict[str, str]:
         """Keys of what the stage reads, for its checkpoint: labels, masks, earlier components, where it starts."""
-        folders = {name: self.component(name) for name in READS.get(stage, ())}
-        if stage == "guidance" and self.start:
-            folders["unet"] = self.start
+        names = READS.get(stage, ())
+        folders = {name: self.start if name == "unet" and self.start else self.component(name) for name in names}
         keys = {name: _weights_key(folder) for name, folder in folders.items()}
         if stage == "denoiser":
             keys["start"] = self.hub.unet or "nothing"

@@ -147,10 +147,10 @@ def _denoiser(run: Run) -> Stage:
 
 
 def _guidance(run: Run, variant: Variant) -> Stage:
-    unet = UNet2DConditionModel.from_pretrained(run.component("unet"))
+    unet = _started(run.start) if run.start else UNet2DConditionModel.from_pretrained(run.component("unet"))
     batches = latent_batches(run, with_structure=True)
     if variant is Variant.D:  # the whole U-Net goes on training, with the structure among its inputs
-        wide = _started(run.start) if run.start else widen_input(unet, STRUCTURE_CHANNELS)
+        wide = unet if run.start else widen_input(unet, STRUCTURE_CHANNELS)
         objective = DiffusionObjective(
             build_scheduler(),
             variant,
