@@ -114,7 +114,7 @@ def sampling_cost(pipe: MRPipeline, repeats: int = 3, ordinary_steps: int = 10) 
     default = int(pipe.config.num_inference_steps)
     figures = {
         "default_s": estimate(seconds(lambda: pipe.sequence("wild", structure), repeats)),
-        "ddim100_s": estimate(seconds(lambda: pipe.sequence("wild", structure, num_inference_steps=100), 1)),
+        "ddim100_s": estimate(seconds(lambda: pipe.sequence("wild", structure, num_inference_steps=100), repeats)),
     }
     figures["peak_mib"] = estimate([peak_memory_mib()])
     few = ordinary_steps
