@@ -64,6 +64,7 @@ memorised ones, and at the cohort's licence, before you share either.""",
 do not take them for free of patients' data.""",
 }
 NOT_MEASURED = "Not measured yet: run `mrtutor evaluate --quick`, then `mrtutor pack` again."
+NO_LOG = "No log of the training lies beside these weights."
 VARIANT_WORDS = {
     "none": "no structure: the plain latent diffusion model",
     "A": "residual into the middle block, the paper's",
@@ -106,7 +107,7 @@ def model_card(
 
 
 def _training_table(runs: Path, stages: Iterable[str]) -> str:
-    lines = ["| stage | steps | minutes | peak memory, MiB | last validation |", "|---|---|---|---|---|"]
+    lines = []
     for cost_file in (runs / stage / "cost.json" for stage in stages):
         if not cost_file.is_file():  # written at a stage's end
             continue
@@ -116,7 +117,8 @@ def _training_table(runs: Path, stages: Iterable[str]) -> str:
         words = ", ".join(f"{name} {value:.4g}" for name, value in last.items()) or "none"
         minutes = cost["seconds"] / 60
         lines.append(f"| {log.parent.name} | {cost['steps']} | {minutes:.1f} | {cost['peak_mib']} | {words} |")
-    return "\n".join(lines)
+    head = ["| stage | steps | minutes | peak memory, MiB | last validation |", "|---|---|---|---|---|"]
+    return "\n".join(head + lines) if lines else NO_LOG
 
 
 def _figures_table(results: dict) -> str:

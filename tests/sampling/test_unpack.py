@@ -43,7 +43,7 @@ def test_packed_again_it_is_the_same_and_its_origin_is_known(work: stages.Run, t
     pack_run(tmp_path / "run", tmp_path / "again", preset="smoke")
     assert same(packed, tmp_path / "again")
     card = (tmp_path / "again/README.md").read_text()
-    assert f"- Data: taken from {packed}, not trained here\n" in card
+    assert f"- Data: taken from {packed}, not trained here\n" in card and "No log of the training" in card
     origin = json.loads((tmp_path / "again/origin.json").read_text())
     assert {of["cohort"] for of in origin.values()} == {stages.cohort_key(work.cohort)}
 
