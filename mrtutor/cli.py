@@ -21,6 +21,7 @@ INTERRUPTED = 130  # exit status after Ctrl-C, as in a shell
 
 Out = Annotated[Path, typer.Option(help="Folder of the cohort; an unfinished one is continued.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+PresetName = Annotated[str, typer.Option(help="smoke, laptop, colab or paper.")]
 
 
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -175,6 +176,6 @@ def _say_versions() -> None:
 
 def main() -> None:
     """Entry point of the console script: all commands on one app."""
-    from mrtutor import cli_models  # noqa: F401  (importing it adds the commands)
+    from mrtutor import cli_models, cli_weights  # noqa: F401  (importing them adds the commands)
 
     app()

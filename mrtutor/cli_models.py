@@ -1,16 +1,15 @@
-"""Commands that train, pack, sample and measure; they join the app of `mrtutor.cli`."""
+"""Commands that train, sample and measure; they join the app of `mrtutor.cli`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mrtutor.cli import app, check_device, plain_errors
+from mrtutor.cli import PresetName, app, check_device, plain_errors
 
 CohortFolder = Annotated[Path, typer.Option(help="Folder of a prepared cohort.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same result on one machine.")]
 Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")]
-PresetName = Annotated[str, typer.Option(help="smoke, laptop, colab or paper.")]
 
 OPTION_STAGES = {  # options of `train` that not every stage reads
     "variant": ("guidance", "all"),
@@ -72,54 +71,6 @@ def _check_options(stage: str, **options: object) -> None:
         if value is not None and stage not in OPTION_STAGES[name]:
             option, stages = f"--{name.replace('_', '-')}", " or ".join(OPTION_STAGES[name])
             raise ValueError(f"{option} is for `train {stages}`, got it with {stage!r}: leave it out.")
-
-
-@app.command()
-@plain_errors
-def pack(
-    run: Annotated[Path, typer.Option(help="Folder of a training run.")] = Path("outputs/laptop"),
-    out: Annotated[Path, typer.Option(help="Folder of the pipeline.")] = Path("data/pretrained/laptop"),
-    preset: PresetName = "laptop",
-    variant: Annotated[str | None, typer.Option(help="Guidance variant; default the preset's.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="What trained it, for the card; default what the run says.")
-    ] = None,
-    results: Annotated[Path, typer.Option(help="Figures for the card, if of these weights.")] = Path(
-        "data/results/weights.json"
-    ),
-) -> None:
-    """Put the trained parts together as a pipeline folder: float16 safetensors, model card, checksums."""
-    from mrtutor.metrics.draws import weights_key
-    from mrtutor.sampling.pack import pack_run
-
-    done = pack_run(run, out, preset=preset, variant=variant, device=device, results=results, key=weights_key)
-    figures = f"figures of {results}" if done.measured else "no figures: measure these weights, then pack again"
-    typer.echo(f"Done: pipeline of {done.size_bytes / 2**20:.1f} MiB in {out}, U-Net of {done.unet}; {figures}.")
-
-
-@app.command()
-@plain_errors
-def unpack(
-    pipeline: Annotated[str, typer.Argument(help="Name or folder of the weights.")] = "laptop",
-    out: Annotated[Path, typer.Option(help="Folder of the run, new or empty.")] = Path("outputs/laptop"),
-) -> None:
-    """Make a run of packed weights, to train on from them (`train guidance --start`, `train decoder`)."""
-    from mrtutor.sampling.unpack import unpack_pipeline
-
-    typer.echo(f"Done: {pipeline} unpacked, its U-Net in {unpack_pipeline(pipeline, out)}.")
-
-
-@app.command()
-@plain_errors
-def push(
-    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub; made if it is new.")],
-    folder: Annotated[Path, typer.Option(help="What `mrtutor pack` wrote.")] = Path("data/pretrained/laptop"),
-    public: Annotated[bool, typer.Option("--public", help="A new repository is seen by everybody.")] = False,
-) -> None:
-    """Upload a packed pipeline with its model card; needs a token that may write (`hf auth login`, or HF_TOKEN)."""
-    from mrtutor.models.hub import push_to_hub
-
-    typer.echo(f"Done: {folder} uploaded to {push_to_hub(folder, repository, private=not public)}.")
 
 
 @app.command()

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import mrtutor.cli_models  # noqa: F401 - its commands join the app
+import mrtutor.cli_models
+import mrtutor.cli_weights  # noqa: F401 - and its
 import mrtutor.models.hub as hub
 from mrtutor.cli import app
 from tests.cohorts import write_tiny_cohort

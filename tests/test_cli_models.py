@@ -10,7 +10,8 @@ import torch
 from subjects import write_case
 from typer.testing import CliRunner
 
-import mrtutor.cli_models  # noqa: F401 - its commands join the app
+import mrtutor.cli_models
+import mrtutor.cli_weights  # noqa: F401 - and its
 from mrtutor.cli import app
 from mrtutor.metrics import evaluation, reader
 from mrtutor.metrics.draws import held_out_rows, orders

@@ -13,7 +13,7 @@ LAYERS = [
     {"training", "sampling"},
     {"metrics", "baselines"},
     {"study", "ui"},
-    {"cli", "cli_models", "__main__", "__init__"},
+    {"cli", "cli_models", "cli_weights", "__main__", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -4,12 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-import mrtutor.cli_models  # noqa: F401 - its commands join the app
-from mrtutor.cli import app
 from mrtutor.data.public_layouts import LAYOUTS
 from mrtutor.presets import PRESETS
+from tests.commands import commands_in, unknown_options
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "notebooks/PAPER.md", ROOT / "notebooks/SCALE.md"]
@@ -31,13 +29,8 @@ def test_paths_and_modules_exist(page: Path) -> None:
 
 
 def test_commands_know_their_options() -> None:
-    text = PAGES[0].read_text().replace("\\\n", " ")
-    lines = re.findall(r"\.venv/bin/mrtutor (\w+) (.*)", text)
-    assert [name for name, _ in lines] == ["prepare", "train", "pack"]
-    for name, rest in lines:
-        known = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).stdout
-        for option in re.findall(r"--[\w-]+", rest):
-            assert option in known, f"{name} has no {option}"
+    text = PAGES[0].read_text()
+    assert [name for name, _ in commands_in(text)] == ["prepare", "train", "pack"] and not unknown_options(text)
     assert re.search(r"--preset (\w+)", text)[1] in PRESETS
     assert all(f"`{name}`" in text or name in text for name in LAYOUTS)
 
