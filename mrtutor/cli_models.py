@@ -33,7 +33,7 @@ def train(
     device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     text_encoder: Annotated[str | None, typer.Option(help="A CLIP, frozen, instead of ours: folder or hub id.")] = None,
-    unet: Annotated[str | None, typer.Option(help="A U-Net the denoiser starts from: folder or hub id.")] = None,
+    unet: Annotated[str | None, typer.Option(help="U-Net the denoiser starts from: folder, hub id.")] = None,
     vae: Annotated[str | None, typer.Option(help="An autoencoder, frozen, instead of ours: folder or hub id.")] = None,
     start: Annotated[
         Path | None, typer.Option(help="Finished unet-D, or further round, from which guidance trains the next.")
@@ -127,7 +127,7 @@ def evaluate(
     cohort: CohortFolder = Path("outputs/cohort"),
     count: Annotated[int | None, typer.Option(min=8, help="Sequences; default 500, with --quick 100.")] = None,
     stylegan2: Annotated[Path | None, typer.Option(help="StyleGAN2 baseline.")] = None,
-    ldm: Annotated[Path | None, typer.Option(help="Plain LDM; default ours without structure.")] = None,
+    ldm: Annotated[Path | None, typer.Option(help="Pipeline of a plain LDM, or of A, whose U-Net is one.")] = None,
     paper_variant: Annotated[Path | None, typer.Option(help="Pipeline of the paper's variant A.")] = None,
     clip: Annotated[Path | None, typer.Option(help="A hub CLIP (ViT-B/16) as a second judge of prompts.")] = None,
     reader: Annotated[Path, typer.Option(help="Independent reader; trained here if missing.")] = Path("outputs/reader"),
@@ -184,7 +184,9 @@ def _samplers(
 
     ours = load_pretrained(pipeline)
     samplers = {"ours": pipeline_sampler(ours)}
-    samplers["ldm"] = pipeline_sampler(load_pretrained(ldm) if ldm else ours, structure=False)
+    samplers["ldm"] = pipeline_sampler(ours, structure=False)
+    if ldm:
+        samplers["ldm_alone"] = pipeline_sampler(load_pretrained(ldm), structure=False)
     if paper_variant:
         samplers["variant_A"] = pipeline_sampler(load_pretrained(paper_variant))
     if stylegan2:

@@ -126,13 +126,15 @@ def test_evaluate_hands_the_models_down(cohort: Path, tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "mrtutor.baselines.stylegan2", baseline)
     (tmp_path / "SHA256SUMS").write_text("")
     options = ("--count", 8, "--seed", 3, "--out", tmp_path / "e.json", "--draws", tmp_path / "draws")
-    done = run("evaluate", "--cohort", cohort, "--pipeline", "smoke", "--stylegan2", tmp_path, *options)
+    baselines = ("--stylegan2", tmp_path, "--ldm", "smoke", "--paper-variant", "smoke")
+    done = run("evaluate", "--cohort", cohort, "--pipeline", "smoke", *baselines, *options)
     assert done.exit_code == 0 and done.stdout.endswith(f"Done: table2 in {tmp_path / 'e.json'}.\n"), done.output
     ((setting, out, draws),) = handed
     assert (out, draws) == (tmp_path / "e.json", tmp_path / "draws")
     assert (setting.count, setting.swaps, setting.seed, setting.preset) == (8, 8, 3, "smoke")
-    assert list(setting.samplers) == ["ours", "ldm", "stylegan2"] and list(setting.references) == ["reconstruction"]
-    assert [s.follows_structure for s in setting.samplers.values()] == [True, False, False]
+    assert list(setting.samplers) == ["ours", "ldm", "ldm_alone", "variant_A", "stylegan2"]
+    assert list(setting.references) == ["reconstruction"]
+    assert [s.follows_structure for s in setting.samplers.values()] == [True, False, False, True, False]
     (order,) = orders(setting.cohort, held_out_rows(setting.cohort, 1))
     for sampler in (setting.samplers["stylegan2"], setting.references["reconstruction"]):
         assert tuple(sampler.draw(order).shape) == (4, 256, 256)

@@ -1,12 +1,12 @@
 """Everything that is measured of the models, one section after another: `mrtutor evaluate`.
 
 First every model draws its set (`mrtutor.metrics.draws`; resumable sequence by sequence), then each section is computed
-and stored at once, so that a run that was cut off goes on with the next one. The report is
-`data/results/evaluation.json`; its keys are those of DESIGN section 3.
+and stored at once: a run that was cut off goes on with the next one, and a model that joins or changes costs its own
+rows alone. The report is `data/results/evaluation.json`; its keys are those of DESIGN section 3.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from mrtutor.metrics.features import Features
 from mrtutor.metrics.frechet import RESAMPLES
 from mrtutor.metrics.reader import Reader
 from mrtutor.metrics.record import commit
-from mrtutor.metrics.table2 import table2
+from mrtutor.metrics.rows import joined, named, without
+from mrtutor.metrics.table2 import PREDICTION, table2
 from mrtutor.metrics.table3 import prompt_against_mask, table3
 from mrtutor.training.batches import cohort_key
 
@@ -90,27 +91,33 @@ class Drawn:
     references: dict[str, SyntheticSet]
     truth: SyntheticSet
 
+    def only(self, names: Collection[str]) -> "Drawn":
+        """The sets of some models and references."""
+        parts = ({k: v for k, v in sets.items() if k in names} for sets in (self.own, self.swapped, self.references))
+        return Drawn(*parts, self.truth)
+
     def images(self, models_only: bool = False) -> dict[str, np.ndarray]:
         """Name -> (n, 4, 256, 256) uint8, as Table 1 takes them."""
         sets = self.own if models_only else {**self.own, **self.references}
         return {name: s.images for name, s in sets.items()}
 
 
-def draw_all(setting: Setting, folder: str | Path = DRAWS) -> Drawn:
-    """Every set of a setting, drawn or read from `folder`."""
+def draw_all(setting: Setting, folder: str | Path, missing: Mapping[str, Collection[str]]) -> Drawn:
+    """Every set that a section misses, drawn or read from `folder`; `missing`: section -> names of models."""
     rows = held_out_rows(setting.cohort, setting.count)
+    needed, against = {name for names in missing.values() for name in names}, missing.get("prompt_against_mask", ())
 
-    def drawn(name: str, sampler: Sampler, count: int, **options: bool) -> SyntheticSet:
-        return draw_set(name, sampler, setting.cohort, rows[:count], folder, setting.seed, **options)
+    def drawn(samplers: Mapping[str, Sampler], count: int, wanted: Collection[str], **options: bool) -> dict:
+        return {
+            name: draw_set(name, sampler, setting.cohort, rows[:count], folder, setting.seed, **options)
+            for name, sampler in samplers.items()
+            if name in wanted
+        }
 
-    own = {name: drawn(name, sampler, setting.count) for name, sampler in setting.samplers.items()}
-    swapped = {
-        name: drawn(name, sampler, setting.swaps, swap_idh=True)
-        for name, sampler in setting.samplers.items()
-        if sampler.follows_structure
-    }
-    references = {name: drawn(name, sampler, setting.count) for name, sampler in setting.references.items()}
-    return Drawn(own, swapped, references, cohort_set(setting.cohort, rows))
+    own = drawn(setting.samplers, setting.count, needed)
+    follow = {name: sampler for name, sampler in setting.samplers.items() if sampler.follows_structure}
+    swapped = drawn(follow, setting.swaps, against, swap_idh=True)
+    return Drawn(own, swapped, drawn(setting.references, setting.count, needed), cohort_set(setting.cohort, rows))
 
 
 def evaluate(setting: Setting, output: str | Path = REPORT, folder: str | Path = DRAWS) -> dict:
@@ -118,39 +125,75 @@ def evaluate(setting: Setting, output: str | Path = REPORT, folder: str | Path =
 
     Args:
         setting: see `Setting`.
-        output: the report; sections that stand there already, of the same setting, are kept.
+        output: the report. Nothing of another cohort, N or seed is kept; else what stands there already stays, apart
+            from the rows of models that changed and from sections whose judges did. A model that is left out this time
+            keeps its rows.
         folder: of the drawn sets.
 
     Returns:
-        The report: "of" (the key), "seed", "commit", "preset", "simulated", and `SECTIONS`.
+        The report: "of" (the key), "seed", "commit" (of the newest figures), "preset", "simulated", and `SECTIONS`.
 
     Raises:
         ValueError: see `Setting.check`.
     """
     setting.check()
     output = Path(output)
-    report = json.loads(output.read_text()) if output.is_file() else {}
-    if report.get("of") != setting.key:  # other weights, another N: nothing that stands there holds
-        report = {"of": setting.key, "seed": setting.seed, "commit": commit(), "preset": setting.preset}
-        report |= {"simulated": True, "count": setting.count}
-    todo = [name for name in SECTIONS if name not in report]
-    drawn = draw_all(setting, folder) if todo else None
-    bar = tqdm(todo, desc="sections")
-    for name in bar:
-        bar.set_postfix_str(name)
-        if name not in report:  # the section before may have brought it along
-            report |= MEASURES[name](setting, drawn)
-            write_json(output, report)
+    stored = json.loads(output.read_text()) if output.is_file() else {}
+    kept = _kept(stored, setting)
+    missing = {section: names for section in MEASURES if (names := _missing(setting, section, kept.get(section)))}
+    if not missing:
+        return stored
+    key = setting.key
+    if kept:
+        key["samplers"] = stored["of"]["samplers"] | key["samplers"]
+    report = {"of": key, "seed": setting.seed, "commit": commit(), "preset": setting.preset}
+    report |= {"simulated": True, "count": setting.count} | kept
+    drawn = draw_all(setting, folder, missing)
+    bar = tqdm(missing.items(), desc="sections")
+    for section, names in bar:
+        bar.set_postfix_str(section)
+        report = joined(report, MEASURES[section](setting, drawn.only(names)))
+        write_json(output, report)
     return report
 
 
+def _kept(stored: dict, setting: Setting) -> dict:
+    """Sections, and rows in them, of a stored report that still hold."""
+    of, now = stored.get("of"), setting.key
+    if not of or any(of.get(part) != now[part] for part in ("cohort", "count", "seed")):
+        return {}
+    changed = [name for name, key in now["samplers"].items() if of["samplers"].get(name, key) != key]
+    holds = [s for s in SECTIONS if s in stored and all(of.get(part) == now[part] for part in READS[s])]
+    return {s: without(stored[s], [_row(setting, s, name) for name in changed]) for s in holds}
+
+
+def _missing(setting: Setting, section: str, stands: dict | None) -> list[str]:
+    """Models whose rows a section lacks."""
+    asked = [*setting.samplers, *([] if section in MODELS_ONLY else setting.references)]
+    rows = [_row(setting, section, name) for name in asked]
+    there = named(stands, rows)
+    return [name for name, row in zip(asked, rows, strict=True) if row not in there]
+
+
+def _row(setting: Setting, section: str, name: str) -> str:
+    """Under which name a section speaks of a model."""
+    return PREDICTION if section == "table2" and name == _first(setting) else name
+
+
+def _first(setting: Setting) -> str:
+    return next(iter(setting.samplers))
+
+
 def _table2(setting: Setting, drawn: Drawn) -> dict:
-    return {"table2": table2({**drawn.own, **drawn.references}, drawn.truth, setting.seed)}
+    sets = {**drawn.own, **drawn.references}
+    return {"table2": table2(sets, drawn.truth, setting.seed, prediction=_first(setting))}
 
 
 def _table3(setting: Setting, drawn: Drawn) -> dict:
     sets = {**drawn.own, **drawn.references}
     tables = {name: table3(sets, drawn.truth, judge, name) for name, judge in setting.judges.items()}
+    if _first(setting) not in sets:  # at the top stands the prediction
+        tables = {name: {key: table[key] for key in ("retrieval", "models")} for name, table in tables.items()}
     main, *others = tables
     return {"table3": {**tables[main], "other_judges": {name: tables[name] for name in others}}}
 
@@ -188,9 +231,19 @@ MEASURES: dict[str, Callable[[Setting, Drawn], dict]] = {
     "table3": _table3,
     "prompt_against_mask": _prompt_against_mask,
     "table1": _table1,
-    "floor": _table1,
     "two_sample": _two_sample,
     "memorisation": _memorisation,
     "utility": _utility,
 }
-SECTIONS = tuple(MEASURES)
+SECTIONS = (*MEASURES, "floor")
+MODELS_ONLY = ("prompt_against_mask", "memorisation", "utility")  # where the references have no row
+READS = {  # parts of the key that a section depends on, besides models, cohort, count and seed
+    "table2": (),
+    "table3": ("judges",),
+    "prompt_against_mask": ("reader", "swaps"),
+    "table1": ("features", "resamples"),
+    "floor": ("features", "resamples"),
+    "two_sample": ("features", "steps"),
+    "memorisation": (),
+    "utility": ("steps",),
+}

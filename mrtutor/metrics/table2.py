@@ -60,18 +60,22 @@ def sequence_figures(sequence: np.ndarray) -> np.ndarray:
     return np.stack([pair_figures(sequence[a], sequence[b], brain) for a, b in PAIRS], axis=1)
 
 
-def table2(sets: Mapping[str, SyntheticSet], truth: SyntheticSet, seed: int = 0) -> dict:
-    """Table 2 of one or several models; the first of `sets` is the *prediction*.
+def table2(
+    sets: Mapping[str, SyntheticSet], truth: SyntheticSet, seed: int = 0, *, prediction: str | None = None
+) -> dict:
+    """Table 2 of one or several models.
 
     Args:
         sets: model -> set drawn from the structures of the rows of `truth`, row by row.
         truth: `draws.cohort_set` of these rows.
         seed: of the random pairing.
+        prediction: which of `sets` is the *prediction*, by default the first; another name for none of them.
 
     Returns:
         {figure: {"gt" | "prediction" | "random" | further models: {"mean", "sd", "n", "ci95"}}} of the whole image,
         the same under "brain", and "pairs": {figure: {pair: {source: …}}}; "closeness": {figure:
-        |prediction - gt| / |gt - random|}, 0 for a perfect model and 1 for chance; "nmi_formula".
+        |prediction - gt| / |gt - random|}, 0 for a perfect model and 1 for chance, if there is a prediction;
+        "nmi_formula".
 
     Raises:
         ValueError: no model; other rows than the truth's.
@@ -81,8 +85,8 @@ def table2(sets: Mapping[str, SyntheticSet], truth: SyntheticSet, seed: int = 0)
     for name, drawn in sets.items():
         if not np.array_equal(drawn.rows, truth.rows):
             raise ValueError(f"The set of {name} was drawn from other rows than the truth: use one list of rows.")
-    first = next(iter(sets))
-    sources = {PREDICTION if name == first else name: _figures(s.images, name) for name, s in sets.items()}
+    prediction = prediction or next(iter(sets))
+    sources = {PREDICTION if name == prediction else name: _figures(s.images, name) for name, s in sets.items()}
     sources[GT] = _repeated(truth)
     mixed, members = random_sequences(truth.images, truth.patients, seed)
     sources[RANDOM] = _figures(mixed, RANDOM)
@@ -98,7 +102,7 @@ def table2(sets: Mapping[str, SyntheticSet], truth: SyntheticSet, seed: int = 0)
             }
             for f, name in enumerate(FIGURES)
         },
-        "closeness": {name: _closeness(rows) for name, rows in regions["whole"].items()},
+        "closeness": {name: _closeness(rows) for name, rows in regions["whole"].items() if PREDICTION in rows},
         "nmi_formula": "2 I(a; b) / (H(a) + H(b)), 64 grey levels",
     }
 

@@ -70,6 +70,19 @@ def widen_input(unet: UNet2DConditionModel, structure_channels: int) -> UNet2DCo
     return wide
 
 
+@torch.no_grad()
+def narrow_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Copy of a U-Net of guidance variant D that takes latents alone: as if the structure were empty everywhere.
+
+    The inverse of `widen_input`. With rows whose structure was dropped, D has learnt to be a plain LDM as well.
+    """
+    plain = UNet2DConditionModel.from_config(dict(unet.config) | {"in_channels": unet.config.out_channels})
+    state = unet.state_dict()
+    state["conv_in.weight"] = state["conv_in.weight"][:, : unet.config.out_channels]
+    plain.load_state_dict(state)
+    return plain
+
+
 def count_parameters(module: nn.Module) -> int:
     """Number of parameters, trainable or not."""
     return sum(p.numel() for p in module.parameters())

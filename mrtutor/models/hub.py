@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 
 from mrtutor.files import CHECKSUMS, replace_folder, verify_checksums
 from mrtutor.models.autoencoder import unshuffle_factor
+from mrtutor.models.denoiser import narrow_input
+from mrtutor.models.guidance import STRUCTURE_CHANNELS
 from mrtutor.models.text import load_text_encoder
 
 LATENT_CHANNELS = 4
@@ -77,7 +79,8 @@ def load_unet(source: str | Path, text_width: int, latent_size: int = 32) -> UNe
     """Denoising U-Net set to latents of ``latent_size``, in float32.
 
     Args:
-        source: folder or hub id of a U-Net, or of a pipeline with one in ``unet/``.
+        source: folder or hub id of a U-Net, or of a pipeline with one in ``unet/``; one of variant D loses its
+            structure channels.
         text_width: D of the text encoder whose states (B, L, D) it will read.
         latent_size: side of the latents; the weights do not depend on it.
 
@@ -86,6 +89,8 @@ def load_unet(source: str | Path, text_width: int, latent_size: int = 32) -> UNe
         ValueError: a truncated file; other channels (an inpainting model), another text width.
     """
     unet = _load(UNet2DConditionModel.from_pretrained, source, ("unet",), "U-Net")
+    if (unet.config.in_channels, unet.config.out_channels) == (LATENT_CHANNELS + STRUCTURE_CHANNELS, LATENT_CHANNELS):
+        unet = narrow_input(unet)
     config = unet.config
     if (config.in_channels, config.out_channels) != (LATENT_CHANNELS, LATENT_CHANNELS):
         raise ValueError(

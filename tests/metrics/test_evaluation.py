@@ -111,16 +111,104 @@ def test_a_cut_run_goes_on_where_it_was(setting, report, tmp_path, monkeypatch):
         evaluate(setting, output, folder / "draws")
     assert calls == ["table2", "table3", "prompt_against_mask"]
     assert set(json.loads(output.read_text())) >= set(calls)
-    for name in SECTIONS:  # what Table 1's sections say was tested above; here only who is called
-        monkeypatch.setitem(evaluation.MEASURES, name, counted(name, lambda *_, name=name: {name: content[name]}))
+    for name in whole:  # what Table 1's sections say was tested above; here only who is called
+        parts = (name, "floor") if name == "table1" else (name,)
+        known = {part: content[part] for part in parts}
+        monkeypatch.setitem(evaluation.MEASURES, name, counted(name, lambda *_, known=known: known))
     assert evaluate(setting, output, folder / "draws") == content
-    assert calls == list(SECTIONS), "a finished section was measured again, or one was forgotten"
+    assert calls == list(whole), "a finished section was measured again, or one was forgotten"
 
 
 def test_a_finished_report_draws_nothing(setting, report, monkeypatch):
     content, folder = report
     monkeypatch.setattr(evaluation, "draw_all", lambda *_: pytest.fail("drew again"))
     assert evaluate(setting, folder / "evaluation.json", folder / "draws") == content
+
+
+def drawn_names(monkeypatch) -> list[str]:
+    """Filled with the name of every set that is drawn or read from here on."""
+    names, draw_set = [], evaluation.draw_set
+
+    def counted(name, *args, **options):
+        names.append(name)
+        return draw_set(name, *args, **options)
+
+    monkeypatch.setattr(evaluation, "draw_set", counted)
+    return names
+
+
+def test_a_model_that_joins_costs_its_own_rows_and_changes_no_other(setting, report, tmp_path, monkeypatch):
+    content, folder = report
+    output = tmp_path / "evaluation.json"
+    output.write_text(json.dumps(content))
+    ours = setting.samplers["ours"]
+    third = Sampler("d", ours.draw, follows_structure=True)
+    more = replace(setting, samplers=setting.samplers | {"variant_A": third})
+    names = drawn_names(monkeypatch)
+    joined = evaluate(more, output, folder / "draws")
+    assert names == ["variant_A", "variant_A"], "own words and swapped ones"
+    assert joined == json.loads(output.read_text())
+    assert joined["of"] == more.key
+    for figure in ("ssim", "nmi", "ncc"):
+        assert joined["table2"][figure]["variant_A"] == content["table2"][figure]["prediction"], "the same sampler"
+    for section in ("memorisation", "two_sample"):
+        assert joined[section]["variant_A"] == content[section]["ours"]
+    assert joined["table1"]["fid_mr"]["variant_A"] == content["table1"]["fid_mr"]["ours"]
+    assert joined["table3"]["models"]["variant_A"] == content["table3"]["models"]["ours"]
+    assert joined["prompt_against_mask"]["variant_A"] == content["prompt_against_mask"]["ours"]
+    assert joined["utility"]["variant_A"] == content["utility"]["ours"]
+    names.clear()
+    assert evaluate(setting, output, folder / "draws") == joined, "left out this time, it keeps its rows"
+    assert not names
+
+
+def test_other_weights_of_a_baseline_replace_its_rows_alone(setting, report, tmp_path, monkeypatch):
+    content, folder = report
+    output = tmp_path / "evaluation.json"
+    output.write_text(json.dumps(content))
+    grey = Sampler("grey", lambda order: near_truth(setting.cohort)(order) * 0.5)
+    names = drawn_names(monkeypatch)
+    after = evaluate(replace(setting, samplers=setting.samplers | {"ldm": grey}), output, folder / "draws")
+    assert names == ["ldm"]
+    fd = {name: after["table1"]["fid_mr"][name]["average"] for name in ("ours", "ldm", "reconstruction")}
+    assert fd["ldm"] != content["table1"]["fid_mr"]["ldm"]["average"]
+    assert fd["ours"] == content["table1"]["fid_mr"]["ours"]["average"]
+    assert after["table3"]["full"] == content["table3"]["full"], "of the prediction"
+
+
+def test_another_prediction_leaves_the_baselines_rows(setting, report, tmp_path, monkeypatch):
+    content, folder = report
+    output = tmp_path / "evaluation.json"
+    output.write_text(json.dumps(content))
+    grey = Sampler("grey", lambda order: near_truth(setting.cohort)(order) * 0.5, follows_structure=True)
+    names = drawn_names(monkeypatch)
+    after = evaluate(replace(setting, samplers={**setting.samplers, "ours": grey}), output, folder / "draws")
+    assert names == ["ours", "ours"]
+    for figure in ("ssim", "nmi", "ncc"):
+        before, now = content["table2"][figure], after["table2"][figure]
+        assert now["ldm"] == before["ldm"]
+        assert now["prediction"] != before["prediction"]
+        assert after["table2"]["closeness"][figure] != content["table2"]["closeness"][figure]
+    assert after["table3"]["full"] == after["table3"]["models"]["ours"]["full"] != content["table3"]["full"]
+    assert set(after["table1"]["fid_mr"]) == set(content["table1"]["fid_mr"])
+
+
+def test_another_reader_costs_its_own_section_alone(setting, report, tmp_path, monkeypatch):
+    content, folder = report
+    output = tmp_path / "evaluation.json"
+    output.write_text(json.dumps(content))
+    torch.manual_seed(9)
+    reader = Reader(build_reader(1, 4).eval(), build_reader(4, 2).eval())
+    called = []
+    for name, measure in dict(evaluation.MEASURES).items():
+        monkeypatch.setitem(
+            evaluation.MEASURES, name, lambda *args, name=name, measure=measure: called.append(name) or measure(*args)
+        )
+    after = evaluate(replace(setting, reader=reader), output, folder / "draws")
+    assert called == ["prompt_against_mask"]
+    assert {k: v for k, v in after.items() if k not in ("of", "commit", *called)} == {
+        k: v for k, v in content.items() if k not in ("of", "commit", *called)
+    }
 
 
 def test_the_key_changes_with_every_network_that_decides(setting):
@@ -145,14 +233,15 @@ def test_the_key_changes_with_every_network_that_decides(setting):
     assert json.loads(json.dumps(before)) == before, "a key that JSON changes would never be found again"
 
 
-def test_other_weights_start_anew(setting, report, tmp_path, monkeypatch):
+def test_another_cohort_seed_or_count_starts_anew(setting, report, tmp_path, monkeypatch):
     content, folder = report
     output = tmp_path / "evaluation.json"
-    output.write_text(json.dumps(content))
-    other = replace(setting, samplers={"ours": Sampler("z", setting.samplers["ours"].draw)})
-    monkeypatch.setattr(evaluation, "draw_all", lambda *_: (_ for _ in ()).throw(InterruptedError))
-    with pytest.raises(InterruptedError):
-        evaluate(other, output, folder / "draws")
+    monkeypatch.setattr(evaluation, "draw_all", lambda _, __, missing: (_ for _ in ()).throw(InterruptedError(missing)))
+    for change in ({"seed": 1}, {"count": 10}):
+        output.write_text(json.dumps(content))
+        with pytest.raises(InterruptedError) as stopped:
+            evaluate(replace(setting, **change), output, folder / "draws")
+        assert set(stopped.value.args[0]) == set(evaluation.MEASURES)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mrtutor.files import write_checksums
 from mrtutor.models.autoencoder import build_autoencoder, decode, encode
+from mrtutor.models.guidance import STRUCTURE_CHANNELS
 from mrtutor.models.hub import install_text_encoder, install_vae, load_unet, load_vae, push_to_hub
 from mrtutor.models.text import build_tokenizer, encode_prompts, load_text_encoder
 from mrtutor.presets import load_preset
@@ -123,6 +124,17 @@ def test_other_unets_are_refused(tmp_path, changes, words):
     tiny_unet(**changes).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=words):
         load_unet(tmp_path, WIDTH)
+
+
+def test_a_unet_of_variant_d_becomes_a_plain_one(tmp_path):
+    torch.manual_seed(0)
+    wide = tiny_unet(in_channels=4 + STRUCTURE_CHANNELS).eval()
+    wide.save_pretrained(tmp_path)
+    plain = load_unet(tmp_path, WIDTH, latent_size=8).eval()
+    latents, text = torch.randn(1, 4, 8, 8), torch.randn(1, 5, WIDTH)
+    empty = torch.cat([latents, torch.zeros(1, STRUCTURE_CHANNELS, 8, 8)], dim=1)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(latents, 7, text).sample, wide(empty, 7, text).sample)
 
 
 def test_a_truncated_file_is_named(sd, tmp_path):
