@@ -162,15 +162,15 @@ def evaluate(
         options = {"count": count or 100, "seed": seed, "trained_on": device, "real": real or ()}
         report = evaluate_weights(weights, opened, train_reader(opened, reader), out, **options)
     else:
-        from mrtutor.metrics import evaluation
+        from mrtutor.metrics import evaluation, setting
         from mrtutor.metrics.features import load_features
 
         models, references = _samplers(pipeline, opened, ldm=ldm, paper_variant=paper_variant, stylegan2=stylegan2)
         judges, features = _judges(clip), load_features()
-        options = {"count": count or 500, "swaps": min(count or 500, evaluation.MAX_SWAPS), "seed": seed}
+        options = {"count": count or 500, "swaps": min(count or 500, setting.MAX_SWAPS), "seed": seed}
         options |= {"preset": pipeline, "references": references}
-        setting = evaluation.Setting(opened, models, train_reader(opened, reader), judges, features, **options)
-        report = evaluation.evaluate(setting, out, draws)
+        what = setting.Setting(opened, models, train_reader(opened, reader), judges, features, **options)
+        report = evaluation.evaluate(what, out, draws)
     typer.echo(f"Done: {', '.join(k for k, v in report.items() if isinstance(v, dict) and k != 'of')} in {out}.")
 
 

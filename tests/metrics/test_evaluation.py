@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from mrtutor.metrics import evaluation
+from mrtutor.metrics import setting as settings
 from mrtutor.metrics.clip_score import Scorer, build_scorer
 from mrtutor.metrics.draws import Order, Sampler
-from mrtutor.metrics.evaluation import SECTIONS, Setting, evaluate
+from mrtutor.metrics.evaluation import SECTIONS, evaluate
 from mrtutor.metrics.feature_training import build_network
 from mrtutor.metrics.features import Features
 from mrtutor.metrics.reader import Reader, build_reader
+from mrtutor.metrics.setting import Setting
 from mrtutor.models.text import build_tokenizer
 from tests.cohorts import write_tiny_cohort
 
@@ -75,6 +77,7 @@ def test_the_report_has_the_contracts_keys_and_finite_numbers(report):
         for model in ("ours", "ldm", "reconstruction"):
             assert {"value", "ci95", "n"} <= set(content["table1"]["fid_mr"][model][column])
         assert {"value", "ci95", "n"} <= set(content["floor"]["fid_mr"][column])
+    assert set(content["structure"]) == {"ours", "reconstruction", "attainable", "null"}, "the LDM saw no structure"
     for figure in ("ssim", "nmi", "ncc"):
         assert {"gt", "prediction", "random", "ldm", "reconstruction"} == set(content["table2"][figure])
         assert {"mean", "sd", "n"} <= set(content["table2"][figure]["prediction"])
@@ -127,13 +130,13 @@ def test_a_finished_report_draws_nothing(setting, report, monkeypatch):
 
 def drawn_names(monkeypatch) -> list[str]:
     """Filled with the name of every set that is drawn or read from here on."""
-    names, draw_set = [], evaluation.draw_set
+    names, draw_set = [], settings.draw_set
 
     def counted(name, *args, **options):
         names.append(name)
         return draw_set(name, *args, **options)
 
-    monkeypatch.setattr(evaluation, "draw_set", counted)
+    monkeypatch.setattr(settings, "draw_set", counted)
     return names
 
 
@@ -151,7 +154,7 @@ def test_a_model_that_joins_costs_its_own_rows_and_changes_no_other(setting, rep
     assert joined["of"] == more.key
     for figure in ("ssim", "nmi", "ncc"):
         assert joined["table2"][figure]["variant_A"] == content["table2"][figure]["prediction"], "the same sampler"
-    for section in ("memorisation", "two_sample"):
+    for section in ("memorisation", "two_sample", "structure"):
         assert joined[section]["variant_A"] == content[section]["ours"]
     assert joined["table1"]["fid_mr"]["variant_A"] == content["table1"]["fid_mr"]["ours"]
     assert joined["table3"]["models"]["variant_A"] == content["table3"]["models"]["ours"]

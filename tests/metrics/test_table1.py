@@ -10,6 +10,7 @@ from torch import nn
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.metrics import table1
+from mrtutor.metrics.draws import orders
 from mrtutor.metrics.features import Features
 from mrtutor.metrics.nulls import NULLS, noisy
 from mrtutor.vocabulary import Modality
@@ -77,6 +78,26 @@ def test_a_copier_beats_the_floor_and_is_caught_by_its_distances(
     assert first["row"] == copied[first["query"]] and first["distance"] < 1e-3
     assert set(report["held_out"]["closest"]["T1"][0]) == {"query", "row", "distance"}
     assert report["held_out"]["closest"]["T1"][0]["query"] in rows
+
+
+def test_structure_is_1_for_pictures_with_the_very_edges(cohort: Cohort, rows: np.ndarray) -> None:
+    wanted = orders(cohort, rows, seed=3)
+    source = [np.asarray(cohort.images[o.row, list(Modality).index(o.edges_of)]) for o in wanted]
+    sets = {"faithful": np.stack([np.stack([image] * 4) for image in source])}
+    sets |= {"deaf": np.roll(sets["faithful"], len(rows) // 2, axis=0), "real": np.asarray(cohort.images[rows])}
+    report = table1.structure(sets, rows, cohort, seed=3)
+    value = {name: entry["value"] for name, entry in report.items()}
+    assert value["faithful"] == 1 and report["faithful"]["n"] == len(rows)
+    assert value["deaf"] < 0.9 and value["null"] < 0.9
+    assert report["real"] == report["attainable"]
+
+
+def test_the_null_of_the_structure_is_another_patients() -> None:
+    patients = np.array(["a", "b", "c", "a", "b", "c"])  # half the set further on is the same patient again
+    other = table1._another(patients)
+    assert (patients[other] != patients).all() and len(set(other)) == len(patients)
+    with pytest.raises(ValueError, match="two patients"):
+        table1._another(np.array(["a", "a"]))
 
 
 def test_two_sample(cohort: Cohort, features: Features, rows: np.ndarray) -> None:
