@@ -129,6 +129,7 @@ def evaluate(
     stylegan2: Annotated[Path | None, typer.Option(help="StyleGAN2 baseline.")] = None,
     ldm: Annotated[Path | None, typer.Option(help="Pipeline of a plain LDM, or of A, whose U-Net is one.")] = None,
     paper_variant: Annotated[Path | None, typer.Option(help="Pipeline of the paper's variant A.")] = None,
+    section: Annotated[list[str] | None, typer.Option(help="Only this section, as table1; may be repeated.")] = None,
     clip: Annotated[Path | None, typer.Option(help="A hub CLIP (ViT-B/16) as a second judge of prompts.")] = None,
     reader: Annotated[Path, typer.Option(help="Independent reader; trained here if missing.")] = Path("outputs/reader"),
     draws: Annotated[Path, typer.Option(help="Where drawn sequences are kept.")] = Path("outputs/evaluation"),
@@ -165,12 +166,14 @@ def evaluate(
         from mrtutor.metrics import evaluation, setting
         from mrtutor.metrics.features import load_features
 
+        chosen = evaluation.check_sections(section)
         models, references = _samplers(pipeline, opened, ldm=ldm, paper_variant=paper_variant, stylegan2=stylegan2)
         judges, features = _judges(clip), load_features()
         options = {"count": count or 500, "swaps": min(count or 500, setting.MAX_SWAPS), "seed": seed}
         options |= {"preset": pipeline, "references": references}
-        what = setting.Setting(opened, models, train_reader(opened, reader), judges, features, **options)
-        report = evaluation.evaluate(what, out, draws)
+        asked = train_reader(opened, reader) if "prompt_against_mask" in chosen else None  # minutes, the first time
+        what = setting.Setting(opened, models, asked, judges, features, **options)
+        report = evaluation.evaluate(what, out, draws, chosen)
     typer.echo(f"Done: {', '.join(k for k, v in report.items() if isinstance(v, dict) and k != 'of')} in {out}.")
 
 

@@ -21,12 +21,20 @@ def pack(
     results: Annotated[Path, typer.Option(help="Figures for the card, if of these weights.")] = Path(
         "data/results/weights.json"
     ),
+    beside: Annotated[
+        Path | None,
+        typer.Option(help="Only the guidance network, for --out beside this pipeline, whose U-Net it took."),
+    ] = None,
 ) -> None:
     """Put the trained parts together as a pipeline folder: float16 safetensors, model card, checksums."""
     from mrtutor.metrics.draws import weights_key
-    from mrtutor.sampling.pack import pack_run
+    from mrtutor.sampling.pack import pack_guidance, pack_run
 
-    done = pack_run(run, out, preset=preset, variant=variant, device=device, results=results, key=weights_key)
+    about = {"device": device, "results": results, "key": weights_key}
+    if beside:
+        done = pack_guidance(run, beside, out, variant=variant, **about)
+    else:
+        done = pack_run(run, out, preset=preset, variant=variant, **about)
     figures = f"figures of {results}" if done.measured else "no figures: measure these weights, then pack again"
     typer.echo(f"Done: pipeline of {done.size_bytes / 2**20:.1f} MiB in {out}, U-Net of {done.unet}; {figures}.")
 
@@ -36,11 +44,12 @@ def pack(
 def unpack(
     pipeline: Annotated[str, typer.Argument(help="Name or folder of the weights.")] = "laptop",
     out: Annotated[Path, typer.Option(help="Folder of the run, new or empty.")] = Path("outputs/laptop"),
+    plain: Annotated[bool, typer.Option("--plain", help="U-Net without structure, for variants A to C.")] = False,
 ) -> None:
     """Make a run of packed weights, to train on from them (`train guidance --start`, `train decoder`)."""
     from mrtutor.sampling.unpack import unpack_pipeline
 
-    typer.echo(f"Done: {pipeline} unpacked, its U-Net in {unpack_pipeline(pipeline, out)}.")
+    typer.echo(f"Done: {pipeline} unpacked, its U-Net in {unpack_pipeline(pipeline, out, plain=plain)}.")
 
 
 @app.command()

@@ -69,6 +69,7 @@ def test_mistakes_are_one_line(cohort: Path, tmp_path: Path) -> None:
     refused(run("evaluate", "--cohort", tmp_path / "none"), "No folder")
     models = ("evaluate", "--cohort", cohort, "--out", tmp_path / "e.json", "--draws", tmp_path / "draws")
     refused(run(*models, "--pipeline", "nobody"), "No weights 'nobody'")
+    refused(run(*models, "--section", "table4"), "Unknown section table4", "table2, table3")
     refused(run(*models, "--pipeline", "smoke", "--ldm", tmp_path / "ldm"), "No weights")
     refused(run(*models, "--pipeline", "smoke", "--clip", tmp_path / "clip"), "No CLIP in", "vit-base-patch16")
     refused(run("evaluate", "--variants", 2, "--preset", "smoke", "--cohort", cohort, "--run", tmp_path), "is missing")
@@ -129,7 +130,8 @@ def test_evaluate_hands_the_models_down(cohort: Path, tmp_path: Path, monkeypatc
     baselines = ("--stylegan2", tmp_path, "--ldm", "smoke", "--paper-variant", "smoke")
     done = run("evaluate", "--cohort", cohort, "--pipeline", "smoke", *baselines, *options)
     assert done.exit_code == 0 and done.stdout.endswith(f"Done: table2 in {tmp_path / 'e.json'}.\n"), done.output
-    ((setting, out, draws),) = handed
+    ((setting, out, draws, sections),) = handed
+    assert sections == list(evaluation.MEASURES)
     assert (out, draws) == (tmp_path / "e.json", tmp_path / "draws")
     assert (setting.count, setting.swaps, setting.seed, setting.preset) == (8, 8, 3, "smoke")
     assert list(setting.samplers) == ["ours", "ldm", "ldm_alone", "variant_A", "stylegan2"]

@@ -6,7 +6,7 @@ rows alone. The report is `data/results/evaluation.json`; its keys are those of 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -23,7 +23,12 @@ REPORT = Path("data/results/evaluation.json")
 DRAWS = Path("outputs/evaluation")
 
 
-def evaluate(setting: Setting, output: str | Path = REPORT, folder: str | Path = DRAWS) -> dict:
+def evaluate(
+    setting: Setting,
+    output: str | Path = REPORT,
+    folder: str | Path = DRAWS,
+    sections: Collection[str] | None = None,
+) -> dict:
     """Draw, measure, write.
 
     Args:
@@ -32,21 +37,25 @@ def evaluate(setting: Setting, output: str | Path = REPORT, folder: str | Path =
             from the rows of models that changed and from sections whose judges did. A model that is left out this time
             keeps its rows.
         folder: of the drawn sets.
+        sections: of `MEASURES`, to be measured now; default all.
 
     Returns:
         The report: "of" (the key), "seed", "commit" (of the newest figures), "preset", "simulated", and `SECTIONS`.
 
     Raises:
-        ValueError: see `Setting.check`.
+        ValueError: unknown sections; see `Setting.check`.
     """
+    chosen = check_sections(sections)
     setting.check()
+    if setting.reader is None and "prompt_against_mask" in chosen:
+        raise ValueError("Section prompt_against_mask asks the independent reader: give one, or leave the section out.")
     output = Path(output)
     stored = json.loads(output.read_text()) if output.is_file() else {}
-    kept = _kept(stored, setting)
-    missing = {section: names for section in MEASURES if (names := _missing(setting, section, kept.get(section)))}
+    key = _key(stored.get("of"), setting, chosen)
+    kept = _kept(stored, setting, key)
+    missing = {section: names for section in chosen if (names := _missing(setting, section, kept.get(section)))}
     if not missing:
         return stored
-    key = setting.key
     if kept:
         key["samplers"] = stored["of"]["samplers"] | key["samplers"]
     report = {"of": key, "seed": setting.seed, "commit": commit(), "preset": setting.preset}
@@ -60,13 +69,31 @@ def evaluate(setting: Setting, output: str | Path = REPORT, folder: str | Path =
     return report
 
 
-def _kept(stored: dict, setting: Setting) -> dict:
+def check_sections(sections: Collection[str] | None) -> list[str]:
+    """Chosen sections in the order of the report; all for None.
+
+    Raises:
+        ValueError: unknown ones.
+    """
+    if unknown := set(sections or ()) - MEASURES.keys():
+        raise ValueError(f"Unknown section {', '.join(sorted(unknown))}: expected one of {', '.join(MEASURES)}.")
+    return [section for section in MEASURES if not sections or section in sections]
+
+
+def _key(of: dict | None, setting: Setting, chosen: Collection[str]) -> dict:
+    """The setting's key; what none of the chosen sections reads stays as the stored report has it."""
+    read = {part for section in chosen for part in READS[section]}
+    judges = {part for parts in READS.values() for part in parts}
+    return setting.key | {part: of[part] for part in judges - read if of and part in of}
+
+
+def _kept(stored: dict, setting: Setting, key: dict) -> dict:
     """Sections, and rows in them, of a stored report that still hold."""
-    of, now = stored.get("of"), setting.key
-    if not of or any(of.get(part) != now[part] for part in ("cohort", "count", "seed")):
+    of = stored.get("of")
+    if not of or any(of.get(part) != key[part] for part in ("cohort", "count", "seed")):
         return {}
-    changed = [name for name, key in now["samplers"].items() if of["samplers"].get(name, key) != key]
-    holds = [s for s in SECTIONS if s in stored and all(of.get(part) == now[part] for part in READS[s])]
+    changed = [name for name, now in key["samplers"].items() if of["samplers"].get(name, now) != now]
+    holds = [s for s in SECTIONS if s in stored and all(of.get(part) == key[part] for part in READS[s])]
     return {s: without(stored[s], [_row(setting, s, name) for name in changed]) for s in holds}
 
 

@@ -25,7 +25,7 @@ class Setting:
 
     cohort: Cohort
     samplers: Mapping[str, Sampler]  # the first is *ours*, the prediction of Table 2
-    reader: Reader
+    reader: Reader | None  # asked by prompt_against_mask alone
     judges: Mapping[str, Scorer]  # the first is the main one of Table 3
     features: Features  # in which Table 1 compares
     count: int = 500  # sequences per model, half of them mutant
@@ -66,7 +66,7 @@ class Setting:
             "seed": self.seed,
             "samplers": {name: s.key for name, s in {**self.samplers, **self.references}.items()},
             "judges": {name: network_key(judge.model) for name, judge in self.judges.items()},
-            "reader": network_key(self.reader.modality, self.reader.idh),
+            "reader": self.reader and network_key(self.reader.modality, self.reader.idh),
             "features": network_key(self.features.network),
             "steps": self.steps or {"two_sample": two_sample.STEPS, "utility": segmentation.STEPS},
             "resamples": self.resamples,

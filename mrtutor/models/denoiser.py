@@ -80,7 +80,7 @@ def narrow_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     state = unet.state_dict()
     state["conv_in.weight"] = state["conv_in.weight"][:, : unet.config.out_channels]
     plain.load_state_dict(state)
-    return plain
+    return plain.train(unet.training)
 
 
 def count_parameters(module: nn.Module) -> int:

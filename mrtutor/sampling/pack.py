@@ -15,6 +15,7 @@ from mrtutor.models.mirror import load_mirrored
 from mrtutor.models.residual import load_residual
 from mrtutor.models.text import load_text_encoder
 from mrtutor.presets import load_preset
+from mrtutor.sampling.beside import plain_unet, save_beside
 from mrtutor.sampling.card import model_card
 from mrtutor.sampling.origin import PACKED, read_origins
 from mrtutor.sampling.pipeline import MRPipeline
@@ -121,9 +122,7 @@ def pack_run(
     stages = ["autoencoder", *(["decoder"] if (run / "decoder").is_dir() else []), "text", "denoiser"]
     stages += [] if variant is Variant.NONE else [f"guidance-{variant}"]
     stages += [stage_of(folder) for folder in finished_rounds(run)] if variant is Variant.D else []
-    figures = json.loads(results.read_text()) if results and results.is_file() else None
-    if figures and not (key and figures["of"]["weights"] == key(load_pretrained(out, device="cpu"))):
-        figures = None  # of other weights; these are compared as they were measured, in float16
+    figures = _figures(results, out, key)
     origins = read_origins(run, stages)
     card = model_card(
         preset=preset, variant=str(variant), origins=origins, runs=run / "runs", device=device, results=figures
@@ -132,3 +131,57 @@ def pack_run(
     write_json(out / PACKED, origins)
     write_checksums(out)
     return Packed(sum(p.stat().st_size for p in out.rglob("*") if p.is_file()), unet, figures is not None)
+
+
+def pack_guidance(
+    run: Path,
+    base: Path,
+    out: Path,
+    *,
+    variant: str | None,
+    device: str | None = None,
+    results: Path | None = None,
+    key: Callable[[MRPipeline], str] | None = None,
+) -> Packed:
+    """Write a run's guidance network alone to `out`, beside the pipeline `base` that its U-Net came from.
+
+    Args:
+        device, results, key: as `pack_run`.
+
+    Raises:
+        FileNotFoundError: no such pipeline, or the guidance network has not been trained yet.
+        ValueError: a variant without a network; a U-Net that is not the pipeline's; see `save_beside`.
+    """
+    variant = Variant(variant or Variant.A)
+    if not variant.has_network:
+        raise ValueError(f"Variant {variant} has no guidance network to stand beside a pipeline: choose A, B or C.")
+    pipe, folder = load_pretrained(base, device="cpu"), run / f"guidance-{variant}"
+    if missing := [place for place in (run / "unet", folder) if not place.is_dir()]:
+        raise FileNotFoundError(
+            f"No {missing[0]}: `mrtutor unpack {base} --plain --out {run}`, then `mrtutor train guidance --variant "
+            f"{variant} --out {run}`."
+        )
+    mine, theirs = UNet2DConditionModel.from_pretrained(run / "unet").state_dict(), plain_unet(pipe).state_dict()
+    if mine.keys() != theirs.keys() or not all(torch.equal(mine[k].half(), theirs[k].half()) for k in mine):
+        raise ValueError(
+            f"{folder} was trained with another U-Net than that of {base}: start with `mrtutor unpack {base} --plain`, "
+            "or pack a whole pipeline, without --beside."
+        )
+    guidance, stage = ControlNetModel.from_pretrained(folder), f"guidance-{variant}"
+    packed = json.loads(path.read_text()) if (path := base / PACKED).is_file() else {}
+    origins = packed | read_origins(run, [stage])
+    about = {"preset": f"{base.name}-{variant}", "variant": str(variant), "origins": origins, "runs": run / "runs"}
+    card = model_card(**about, device=device)
+    save_beside(guidance, variant, base, out, card, origins)
+    if figures := _figures(results, out, key):
+        save_beside(guidance, variant, base, out, model_card(**about, device=device, results=figures), origins)
+    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    return Packed(size, run / "unet", figures is not None)
+
+
+def _figures(results: Path | None, packed: Path, key: Callable[[MRPipeline], str] | None) -> dict | None:
+    """Figures for the card, unless they are of other weights; compared as they were measured, in float16."""
+    figures = json.loads(results.read_text()) if results and results.is_file() else None
+    if figures and key and figures["of"]["weights"] == key(load_pretrained(packed, device="cpu")):
+        return figures
+    return None

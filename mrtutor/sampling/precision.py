@@ -1,9 +1,10 @@
-"""Which number format the denoiser computes in: measured on a CPU, known on a GPU.
+"""Which number format the denoiser computes in, measured on a CPU, known on a GPU; and float16, for storage.
 
 CPUs with AVX-512-bf16 or AMX multiply bfloat16 about twice as fast as float32; others emulate it, several times
 slower. No flag says so portably, so a short race decides.
 """
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 PROBE_SECONDS = 0.2  # of computing; a format that loses by far is tried once only
 TICK_SECONDS = 1e-3  # a clock that moves in longer steps cannot time one run
@@ -102,3 +104,19 @@ def best_device() -> torch.device:
 def mixed_precision(dtype: torch.dtype) -> str:
     """accelerate's name of a number format: "bf16", "fp16" or "no"."""
     return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "no")
+
+
+def halved(name: str, module: nn.Module) -> nn.Module:
+    """Copy of a network in float16 on the CPU, for storage.
+
+    Raises:
+        ValueError: a weight that is not finite in float16; `name` stands in the message.
+    """
+    halved = copy.deepcopy(module).cpu().half()
+    bad = [key for key, value in halved.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} weight(s) of {name} are NaN or beyond float16's ±65504 (first: {bad[0]}): the training "
+            "diverged; go back to an earlier checkpoint."
+        )
+    return halved

@@ -1,10 +1,9 @@
 """Weights on disk: found by name, checked, loaded; and saved so that they can be checked.
 
 A folder of weights has the standard layout of diffusers, float16 safetensors and nothing else that could run code,
-and `SHA256SUMS` over every file.
+and `SHA256SUMS` over every file. A guidance network may also stand alone (`mrtutor.sampling.beside`).
 """
 
-import copy
 import os
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from torch import nn
 
 from mrtutor.files import CHECKSUMS, replace_folder, verify_checksums, write_checksums, write_text
 from mrtutor.models.guidance import Variant
+from mrtutor.sampling.beside import BESIDE, base_of, join_guidance
 from mrtutor.sampling.pipeline import MRPipeline
-from mrtutor.sampling.precision import best_device
+from mrtutor.sampling.precision import best_device, halved
 
 INDEX = MRPipeline.config_name  # model_index.json
 SMOKE = "smoke"  # random weights, made in memory
@@ -54,7 +54,10 @@ def load_pretrained(
         return _smoke(wanted).to(device)
     folder = pipeline_folder(name_or_folder, wanted)
     _verify(folder)
-    pipe = MRPipeline.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
+    if (folder / BESIDE).is_file():
+        pipe = join_guidance(folder, load_pretrained(base_of(folder), device="cpu"))
+    else:
+        pipe = MRPipeline.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.float()
@@ -77,13 +80,17 @@ def pipeline_folder(name_or_folder: str | Path, variant: Variant | None = None) 
     if variant is not None:
         candidates = [c.with_name(f"{c.name}-{variant}") for c in candidates if c.name] + candidates
     for candidate in candidates:
-        if (candidate / INDEX).is_file():
+        if _is_pipeline(candidate):
             return candidate
-    names = sorted(p.name for p in shipped.iterdir() if (p / INDEX).is_file()) if shipped.is_dir() else []
+    names = sorted(p.name for p in shipped.iterdir() if _is_pipeline(p)) if shipped.is_dir() else []
     raise FileNotFoundError(
         f"No weights {str(name_or_folder)!r}: expected a folder with {INDEX}, '{SMOKE}', or a name below {shipped} "
         f"({', '.join(names) or 'which holds none'}). Clone the repository, or set {DATA_VARIABLE} to its data folder."
     )
+
+
+def _is_pipeline(folder: Path) -> bool:
+    return (folder / INDEX).is_file() or (folder / BESIDE).is_file()
 
 
 def _verify(folder: Path) -> None:
@@ -135,7 +142,7 @@ def save_pipeline(pipe: MRPipeline, folder: str | Path, card: str | None = None)
     folder = Path(folder)
     if folder.exists() and not (folder / INDEX).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is no pipeline folder (no {INDEX}): choose another name.")
-    modules = {name: _half(name, part) for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    modules = {name: halved(name, part) for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     packed = MRPipeline(**(pipe.components | modules), **pipe.parameters)
     with replace_folder(folder) as temporary:
         packed.save_pretrained(temporary, safe_serialization=True)
@@ -143,15 +150,3 @@ def save_pipeline(pipe: MRPipeline, folder: str | Path, card: str | None = None)
             write_text(temporary / "README.md", card)
         write_checksums(temporary)
     return folder
-
-
-def _half(name: str, module: nn.Module) -> nn.Module:
-    """Copy in float16 on the CPU."""
-    halved = copy.deepcopy(module).cpu().half()
-    bad = [key for key, value in halved.state_dict().items() if not torch.isfinite(value).all()]
-    if bad:
-        raise ValueError(
-            f"{len(bad)} weight(s) of {name} are NaN or beyond float16's ±65504 (first: {bad[0]}): the training "
-            "diverged; go back to an earlier checkpoint."
-        )
-    return halved

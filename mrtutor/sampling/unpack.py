@@ -8,13 +8,14 @@ import torch
 from mrtutor.models.guidance import Variant
 from mrtutor.models.mirror import save_mirrored
 from mrtutor.models.residual import save_residual
+from mrtutor.sampling.beside import plain_unet
 from mrtutor.sampling.origin import PACKED, record_origin
 from mrtutor.sampling.pretrained import load_pretrained, pipeline_folder
 from mrtutor.sampling.rounds import FIRST
 from mrtutor.vocabulary import Modality
 
 
-def unpack_pipeline(pipeline: str | Path, run: Path) -> Path:
+def unpack_pipeline(pipeline: str | Path, run: Path, *, plain: bool = False) -> Path:
     """Write the components of a pipeline as those of a run, float32.
 
     With them `train` can follow with any later stage: of variant D a further round (`--start`), a crisper decoder, of
@@ -23,6 +24,7 @@ def unpack_pipeline(pipeline: str | Path, run: Path) -> Path:
     Args:
         pipeline: a name below `data/pretrained`, or a folder.
         run: a new or empty folder.
+        plain: leave the structure behind: the U-Net as plain LDM, with which variants A to C can be trained.
 
     Returns:
         Folder of the U-Net: of variant D where a further round starts from.
@@ -35,9 +37,10 @@ def unpack_pipeline(pipeline: str | Path, run: Path) -> Path:
     pipe = load_pretrained(folder, device="cpu")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise FileExistsError(f"{run} is not empty: its weights would be lost. Name a new folder with --out.")
-    unet = FIRST if pipe.variant is Variant.D else "unet"
-    parts = {"autoencoder": pipe.autoencoder, "text_encoder": pipe.text_encoder, unet: pipe.unet}
-    parts |= {f"guidance-{pipe.variant}": pipe.guidance} if pipe.guidance is not None else {}
+    unet = FIRST if pipe.variant is Variant.D and not plain else "unet"
+    parts = {"autoencoder": pipe.autoencoder, "text_encoder": pipe.text_encoder}
+    parts |= {unet: plain_unet(pipe) if plain else pipe.unet}
+    parts |= {f"guidance-{pipe.variant}": pipe.guidance} if pipe.guidance is not None and not plain else {}
     for name, part in parts.items():
         part.to(memory_format=torch.contiguous_format).save_pretrained(run / name)
     pipe.tokenizer.save_pretrained(run / "tokenizer")

@@ -247,6 +247,27 @@ def test_another_cohort_seed_or_count_starts_anew(setting, report, tmp_path, mon
         assert set(stopped.value.args[0]) == set(evaluation.MEASURES)
 
 
+def test_a_section_alone_needs_no_reader_and_leaves_the_others(setting, report, tmp_path, monkeypatch):
+    content, folder = report
+    output = tmp_path / "evaluation.json"
+    output.write_text(json.dumps(content))
+    names = drawn_names(monkeypatch)
+    third = Sampler("d", setting.samplers["ours"].draw, follows_structure=True)
+    more = replace(setting, samplers=setting.samplers | {"variant_A": third}, reader=None)
+    after = evaluate(more, output, folder / "draws", ["table2"])
+    assert names == ["variant_A"], "no swapped words"
+    assert after["table2"]["ssim"]["variant_A"] == content["table2"]["ssim"]["prediction"]
+    assert {k: v for k, v in after.items() if k not in ("of", "commit", "table2")} == {
+        k: v for k, v in content.items() if k not in ("of", "commit", "table2")
+    }
+    assert after["of"]["reader"] == content["of"]["reader"], "the reader of the section that was left alone"
+    with pytest.raises(ValueError, match="asks the independent reader"):
+        evaluate(more, output, folder / "draws")
+    with pytest.raises(ValueError, match="Unknown section tabel1: expected one of table2"):
+        evaluate(setting, output, folder / "draws", ["tabel1"])
+    assert json.loads(output.read_text()) == after
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
