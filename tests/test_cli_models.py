@@ -48,6 +48,14 @@ def test_train_pack_sample(cohort: Path, tmp_path: Path) -> None:
     unpacked = run("unpack", weights, "--out", tmp_path / "again")
     assert unpacked.exit_code == 0 and f"its U-Net in {tmp_path / 'again/unet-D'}.\n" in unpacked.stdout
     refused(run("unpack", weights, "--out", tmp_path / "again"), "is not empty", "--out")
+    plain, alone = tmp_path / "plain", weights.with_name(f"{weights.name}-A")
+    assert f"its U-Net in {plain / 'unet'}.\n" in run("unpack", weights, "--plain", "--out", plain).stdout
+    beside = ("pack", "--run", plain, "--variant", "A", "--beside", weights, "--out", alone)
+    refused(run(*beside), "train guidance --variant A")
+    paper = ("guidance", "--variant", "A", "--steps", 2, "--preset", "smoke", "--cohort", cohort, "--out", plain)
+    assert run("train", *paper).exit_code == 0
+    done = run(*beside)
+    assert done.exit_code == 0 and f"in {alone}, U-Net of {plain / 'unet'}; no figures" in done.stdout, done.output
     case = write_case(tmp_path / "CASE-1")
     sampled = run("sample", "--subject", case, "--pipeline", weights, "--steps", 2, "--out", tmp_path / "pictures")
     assert sampled.exit_code == 0, sampled.output

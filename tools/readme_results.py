@@ -6,8 +6,8 @@ from pathlib import Path
 MODELS = {  # names in the report, in the order of the tables
     "ours": "ours",
     "variant_A": "the paper's guidance (variant A)",
-    "ldm_alone": "plain LDM, no structure",
-    "ldm": "ours, structure left out",
+    "ldm": "plain LDM: ours, structure left out",
+    "ldm_alone": "plain LDM, trained alone",
     "stylegan2": "StyleGAN2",
 }
 NULLS = {
