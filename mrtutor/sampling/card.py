@@ -64,6 +64,8 @@ memorised ones, and at the cohort's licence, before you share either.""",
 do not take them for free of patients' data.""",
 }
 NOT_MEASURED = "Not measured yet: run `mrtutor evaluate --quick`, then `mrtutor pack` again."
+BASELINE = """As a baseline, beside the pipeline whose U-Net it shares, by `mrtutor evaluate --paper-variant`: rows
+`variant_A` of `data/results/evaluation.json`, and the tables in the course's README."""
 NO_LOG = "No log of the training lies beside these weights."
 VARIANT_WORDS = {
     "none": "no structure: the plain latent diffusion model",
@@ -82,6 +84,7 @@ def model_card(
     runs: Path,
     device: str | None = None,
     results: dict | None = None,
+    unmeasured: str = NOT_MEASURED,
 ) -> str:
     """Markdown text of the card.
 
@@ -90,6 +93,7 @@ def model_card(
         runs: folder with `<stage>/log.csv` of the training run; the table of stages is read from there.
         device: what trained the weights; default what the origins say.
         results: content of `data/results/weights.json`, or None if these weights were not measured yet.
+        unmeasured: what stands in the place of such figures.
     """
     data = kind(origins)
     words = SIMULATED if data == "simulated" else dict.fromkeys(SIMULATED, "") | {"patients": PATIENTS[data]}
@@ -101,7 +105,7 @@ def model_card(
         device=device or devices(origins),
         training=_training_table(runs, origins),
         notes=notes(origins),
-        figures=_figures_table(results) if results else NOT_MEASURED,
+        figures=_figures_table(results) if results else unmeasured,
         **words,
     )
 

@@ -16,7 +16,7 @@ from mrtutor.models.residual import load_residual
 from mrtutor.models.text import load_text_encoder
 from mrtutor.presets import load_preset
 from mrtutor.sampling.beside import plain_unet, save_beside
-from mrtutor.sampling.card import model_card
+from mrtutor.sampling.card import BASELINE, model_card
 from mrtutor.sampling.origin import PACKED, read_origins
 from mrtutor.sampling.pipeline import MRPipeline
 from mrtutor.sampling.pretrained import load_pretrained, save_pipeline
@@ -171,7 +171,7 @@ def pack_guidance(
     packed = json.loads(path.read_text()) if (path := base / PACKED).is_file() else {}
     origins = packed | read_origins(run, [stage])
     about = {"preset": f"{base.name}-{variant}", "variant": str(variant), "origins": origins, "runs": run / "runs"}
-    card = model_card(**about, device=device)
+    card = model_card(**about, device=device, unmeasured=BASELINE)
     save_beside(guidance, variant, base, out, card, origins)
     if figures := _figures(results, out, key):
         save_beside(guidance, variant, base, out, model_card(**about, device=device, results=figures), origins)
