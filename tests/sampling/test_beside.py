@@ -112,3 +112,10 @@ def test_what_cannot_be_packed_beside(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no guidance network alone"):
         pack_guidance(run, base, place / "run", variant="A")
     assert not (place / "base-D").exists() and not (tmp_path / "base-A").exists()
+
+
+def test_the_shipped_one_belongs_to_the_shipped_unet() -> None:
+    pipe = load_pretrained("laptop", "A", device="cpu")
+    assert pipe.variant is Variant.A and pipe.unet.config.in_channels == pipe.unet.config.out_channels
+    folder = pretrained.pipeline_folder("laptop", Variant.A)
+    assert folder.name == "laptop-A" and sum(p.stat().st_size for p in folder.rglob("*.safetensors")) < 16 * 2**20
