@@ -33,7 +33,7 @@ def train(
     device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     text_encoder: Annotated[str | None, typer.Option(help="A CLIP, frozen, instead of ours: folder or hub id.")] = None,
-    unet: Annotated[str | None, typer.Option(help="U-Net the denoiser starts from: folder, hub id.")] = None,
+    unet: Annotated[str | None, typer.Option(help="U-Net to start the denoiser from: folder or hub id.")] = None,
     vae: Annotated[str | None, typer.Option(help="An autoencoder, frozen, instead of ours: folder or hub id.")] = None,
     start: Annotated[
         Path | None, typer.Option(help="Finished unet-D, or further round, from which guidance trains the next.")

@@ -102,6 +102,19 @@ def structure_f1(structures: np.ndarray, edges_of: np.ndarray, sequences: np.nda
     return estimate(values, patients)
 
 
+def of_another(patients: np.ndarray) -> np.ndarray:
+    """For each of n sequences the index of one of another patient, about half the set further on: (n,) -> (n,).
+
+    Raises:
+        ValueError: a single patient.
+    """
+    n = len(patients)
+    if len(np.unique(patients)) < 2:
+        raise ValueError(f"Expected structures of two patients at least, got only {patients[0]}'s: take more rows.")
+    order = (np.arange(n)[:, None] + np.arange(n)[None] + n // 2) % n
+    return order[np.arange(n), (patients[order] != patients[:, None]).argmax(axis=1)]
+
+
 def correspondence(sequences: np.ndarray, patients: np.ndarray) -> dict[str, dict]:
     """SSIM, NMI, NCC over the six modality pairs, each as an estimate over sequences."""
     each = [sequence_correspondence(s) for s in sequences]

@@ -17,7 +17,7 @@ from mrtutor.metrics import utility as segmentation
 from mrtutor.metrics.draws import orders
 from mrtutor.metrics.features import Features
 from mrtutor.metrics.frechet import RESAMPLES, distance_estimate
-from mrtutor.metrics.generation import structure_f1
+from mrtutor.metrics.generation import of_another, structure_f1
 from mrtutor.metrics.intervals import estimate, ratio
 from mrtutor.metrics.nulls import NULLS
 from mrtutor.metrics.two_sample import STEPS, patient_folds, tell_by_features, tell_by_pixels
@@ -107,19 +107,10 @@ def structure(sets: Sets, rows: np.ndarray, cohort: Cohort, seed: int = 0) -> di
     wanted, patients = orders(cohort, rows, seed=seed), cohort.table["subject_id"].to_numpy()[rows]
     maps = np.stack([order.structure for order in wanted])
     edges_of = np.array([list(Modality).index(order.edges_of) for order in wanted])
-    truth, other = np.asarray(cohort.images[rows]), _another(patients)
+    truth, other = np.asarray(cohort.images[rows]), of_another(patients)
     report = {name: structure_f1(maps, edges_of, images, patients) for name, images in sets.items()}
     report["attainable"] = structure_f1(maps, edges_of, truth, patients)
     return report | {"null": structure_f1(maps[other], edges_of[other], truth, patients)}
-
-
-def _another(patients: np.ndarray) -> np.ndarray:
-    """For each of n sequences one of another patient, about half the set further on."""
-    n = len(patients)
-    if len(np.unique(patients)) < 2:
-        raise ValueError(f"Expected structures of two patients at least, got only {patients[0]}'s: take more rows.")
-    order = (np.arange(n)[:, None] + np.arange(n)[None] + n // 2) % n
-    return order[np.arange(n), (patients[order] != patients[:, None]).argmax(axis=1)]
 
 
 def two_sample(

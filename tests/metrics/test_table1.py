@@ -12,6 +12,7 @@ from mrtutor.data.cohort import Cohort
 from mrtutor.metrics import table1
 from mrtutor.metrics.draws import orders
 from mrtutor.metrics.features import Features
+from mrtutor.metrics.generation import of_another
 from mrtutor.metrics.nulls import NULLS, noisy
 from mrtutor.vocabulary import Modality
 from tests.cohorts import write_tiny_cohort
@@ -94,10 +95,10 @@ def test_structure_is_1_for_pictures_with_the_very_edges(cohort: Cohort, rows: n
 
 def test_the_null_of_the_structure_is_another_patients() -> None:
     patients = np.array(["a", "b", "c", "a", "b", "c"])  # half the set further on is the same patient again
-    other = table1._another(patients)
+    other = of_another(patients)
     assert (patients[other] != patients).all() and len(set(other)) == len(patients)
     with pytest.raises(ValueError, match="two patients"):
-        table1._another(np.array(["a", "a"]))
+        of_another(np.array(["a", "a"]))
 
 
 def test_two_sample(cohort: Cohort, features: Features, rows: np.ndarray) -> None:
