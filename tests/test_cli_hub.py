@@ -9,6 +9,7 @@ import mrtutor.cli_models
 import mrtutor.cli_weights  # noqa: F401 - and its
 import mrtutor.models.hub as hub
 from mrtutor.cli import app
+from mrtutor.sampling.origin import describe, read_origins
 from tests.cohorts import write_tiny_cohort
 from tests.models.test_hub import tiny_unet, write_sd
 
@@ -34,6 +35,9 @@ def test_given_components_are_not_trained(places: tuple[Path, Path], tmp_path: P
         assert done.stdout == f"Done: {stage} taken from {sd} to {tmp_path / 'run' / name}; nothing was trained.\n"
     done = run("train", "denoiser", *base, "--unet", sd)
     assert done.exit_code == 0 and "Done: denoiser trained in" in done.stdout, done.output
+    origins = read_origins(tmp_path / "run", ["denoiser"])
+    assert origins["denoiser"]["start"] == str(sd), "the card must not call it trained from nothing"
+    assert describe(origins).endswith(f"from {sd}")
 
 
 def test_mistakes_are_one_line(places: tuple[Path, Path], tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def _memorisation(setting: Setting, drawn: Drawn) -> dict:
 def _utility(setting: Setting, drawn: Drawn) -> dict:
     options = {} if setting.steps is None else {"steps": setting.steps}
     args = drawn.images(models_only=True), drawn.truth.rows, setting.cohort, setting.seed
-    return {"utility": table1.utility(*args, **options)}
+    return {"utility": table1.utility(*args, **options, repeats=setting.repeats)}
 
 
 MEASURES: dict[str, Callable[[Setting, Drawn], dict]] = {
@@ -178,5 +178,5 @@ READS = {  # parts of the key that a section depends on, besides models, cohort,
     "structure": (),
     "two_sample": ("features", "steps"),
     "memorisation": (),
-    "utility": ("steps",),
+    "utility": ("steps", "repeats"),
 }

@@ -27,8 +27,10 @@ from mrtutor.training.objectives import Logs
 from mrtutor.vocabulary import IDH, Modality
 
 RECIPE = StagePreset(800, 32, 1e-3, weight_decay=0.02, ema_decay=0.99, checkpoint_every=800)
-# Half the resolution is enough to read a contrast, at a quarter of the cost. A reader of 256 pixels that pools by the
-# maximum reads the cohort no better (0.960 against 0.945), and takes one generated T2 in six for another modality.
+# Half the resolution is enough to read a contrast, at a quarter of the cost. More of anything helps little: three times
+# the steps name .956 of 800 validation slices (these .946), all pixels, folded into channels, with T1 and T1Gd twice as
+# often .952 of 1,420. Each finds .99 of T1 but only .82 to .86 of T1Gd: where little agent shows, that is a T1 slice.
+# A reader of 256 pixels that pools by the maximum (.960) takes one generated T2 in six for another modality.
 SIDE = 128
 
 

@@ -34,6 +34,7 @@ class Setting:
     preset: str = "laptop"
     references: Mapping[str, Sampler] = field(default_factory=dict)  # no models: shown in the tables beside them
     steps: int | None = None  # of the networks trained for two-sample test and utility; default theirs
+    repeats: int = segmentation.REPEATS  # segmenters of the utility, per arm
     resamples: int = RESAMPLES  # bootstrap draws of the distances
 
     def check(self) -> None:
@@ -69,6 +70,7 @@ class Setting:
             "reader": self.reader and network_key(self.reader.modality, self.reader.idh),
             "features": network_key(self.features.network),
             "steps": self.steps or {"two_sample": two_sample.STEPS, "utility": segmentation.STEPS},
+            "repeats": self.repeats,
             "resamples": self.resamples,
         }
 

@@ -7,7 +7,9 @@ Each function gives plain dicts for JSON, {"value", "ci95", "n"} at the leaves; 
 Axes: n sequences · M = 4 modalities · D features · H, W image pixels (256).
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 
@@ -189,16 +191,29 @@ def _by_modality(values: np.ndarray, patients: np.ndarray) -> dict[str, dict]:
     return each | {"average": estimate(values.ravel(), np.repeat(patients, values.shape[1]))}
 
 
-def utility(sets: Sets, rows: np.ndarray, cohort: Cohort, seed: int = 0, *, steps: int = segmentation.STEPS) -> dict:
+def utility(
+    sets: Sets,
+    rows: np.ndarray,
+    cohort: Cohort,
+    seed: int = 0,
+    *,
+    steps: int = segmentation.STEPS,
+    repeats: int = segmentation.REPEATS,
+) -> dict:
     """Dice of a tumour segmenter on real test slices, trained on each set, on cohort slices of the same rows, on both.
 
-    The patients whose structures were drawn from are the test patients themselves, and a mask known from training
-    would be a gift. So half of the patients train and the other half judges, and the reverse. Every segmenter takes the
-    same number of steps. A set that followed no structure does not fit its masks: its Dice is a null.
+    Structures are those of the test patients themselves, and a mask known from training would be a gift. So half of the
+    patients train and the other half judges, and the reverse. Every segmenter takes the same number of steps. A set
+    that followed no structure does not fit its masks: its Dice is a null.
+
+    Args:
+        steps: of each segmenter.
+        repeats: segmenters of different seeds; a slice's Dice is their mean.
 
     Returns:
-        {"cohort": {"value", "ci95", "sd", "n"}, set: {"synthetic": …, "both": …, "synthetic_ratio": {"value", "ci95",
-        "n"}, "both_ratio": …}}; ratios are to the cohort's Dice, over the same slices.
+        {"cohort": {"value", "ci95", "sd", "n", "by_seed"}, set: {"synthetic": …, "both": …, "synthetic_ratio":
+        {"value", "ci95", "n"}, "both_ratio": …}}; ratios are to the cohort's Dice, over the same slices; "by_seed" is
+        the mean Dice of each repeat, whose spread the interval, over patients, does not hold.
 
     Raises:
         ValueError: a set of wrong shape or type; fewer than two patients.
@@ -208,8 +223,7 @@ def utility(sets: Sets, rows: np.ndarray, cohort: Cohort, seed: int = 0, *, step
     test, unique = cohort.rows("test"), np.unique(rows)
     people = cohort.table["subject_id"].to_numpy()
     folds = patient_folds(people[test], seed=seed)
-    names = {arm for model in sets for arm in (f"{model}/synthetic", f"{model}/both")}
-    scores = {arm: np.zeros(len(test)) for arm in ("cohort", *sorted(names))}
+    scores: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((repeats, len(test))))
     for fold in range(folds.max() + 1):
         judge = test[folds == fold]
         mine, real = (~np.isin(people[r], people[judge]) for r in (rows, unique))
@@ -220,15 +234,17 @@ def utility(sets: Sets, rows: np.ndarray, cohort: Cohort, seed: int = 0, *, step
             drawn = images[mine], np.asarray(cohort.masks[rows[mine]])
             both = tuple(np.concatenate(parts) for parts in zip(truth, drawn, strict=True))
             arms |= {f"{name}/synthetic": drawn, f"{name}/both": both}
-        for arm, data in arms.items():
-            model = segmentation.train_segmenter(*data, steps=steps, seed=seed + fold)
-            scores[arm][folds == fold] = segmentation.dice(model, *judged)
-    report: dict = {"cohort": estimate(scores["cohort"], people[test])}
-    for name in sets:
-        report[name] = {}
-        for arm in ("synthetic", "both"):
-            report[name][arm] = estimate(scores[f"{name}/{arm}"], people[test])
-            report[name][f"{arm}_ratio"] = ratio(scores[f"{name}/{arm}"], scores["cohort"], people[test], seed)
+        for (arm, data), repeat in product(arms.items(), range(repeats)):
+            model = segmentation.train_segmenter(*data, steps=steps, seed=seed + fold + 1000 * repeat)
+            scores[arm][repeat, folds == fold] = segmentation.dice(model, *judged)
+
+    mean = {arm: values.mean(axis=0) for arm, values in scores.items()}
+    report: dict = {name: {} for name in ("cohort", *sets)}
+    for arm, values in mean.items():
+        name, _, kind = arm.partition("/")
+        entry = estimate(values, people[test]) | {"by_seed": scores[arm].mean(axis=1).tolist()}
+        ratios = {f"{kind}_ratio": ratio(values, mean["cohort"], people[test], seed)}
+        report[name] |= {kind: entry} | ratios if kind else entry
     return report
 
 

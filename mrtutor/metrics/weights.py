@@ -28,6 +28,7 @@ from mrtutor.models.guidance import Variant
 from mrtutor.training.batches import cohort_key
 
 COMPARISON = "variants.json"  # beside the report
+ASKS = {"reader": ("prompt",), "real": ("autoencoder",)}  # parts of the key that some figures alone depend on
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,12 @@ def evaluate_weights(
         trained_on: device that trained the weights, for the record.
         real: folders of real cases, whose slices go through the autoencoder too.
     """
-    report = json.loads(output.read_text()) if output.is_file() else {}
-    key = {"seed": seed, "count": count, "cohort": cohort_key(cohort), "weights": weights_key(pipeline)}
-    key |= {"reader": network_key(reader.modality, reader.idh), "real": [Path(folder).name for folder in real]}
-    if report.get("of") != key:  # other weights, reader or cases: nothing that stands there holds
-        report = {"of": key, "seed": seed, "device_trained": trained_on, "commit": commit()}
+    drawn = {"seed": seed, "count": count, "cohort": cohort_key(cohort), "weights": weights_key(pipeline)}
+    judged = {"reader": network_key(reader.modality, reader.idh), "real": [Path(folder).name for folder in real]}
+    report = {"of": drawn | judged, "seed": seed, "device_trained": trained_on, "commit": commit()}
+    report |= _kept(output, report["of"])
     cases = held_out_cases(cohort, count)
-    sequences = _sequences(pipeline, cases, seed, output, key)
+    sequences = _sequences(pipeline, cases, seed, output, drawn)
     evaluation = Evaluation(pipeline, cohort, cases, reader, seed, sequences, tuple(real))
     parts: dict[str, Callable[[Evaluation], dict]] = {
         "autoencoder": autoencoder_figures,
@@ -86,6 +86,16 @@ def evaluate_weights(
     report["structure"] |= other_variants(output.with_name(COMPARISON), report["structure"].get("shipped"), cohort)
     write_json(output, report)
     return report
+
+
+def _kept(output: Path, key: dict) -> dict:
+    """What of a stored report holds: nothing of other weights or cases, no prompt that another reader read."""
+    stored = json.loads(output.read_text()) if output.is_file() else {}
+    changed = {part for part in key if stored.get("of", {}).get(part) != key[part]}
+    if changed - ASKS.keys():
+        return {}
+    anew = {name for part in changed for name in ASKS[part]}
+    return {name: value for name, value in stored.items() if name not in anew} | {"of": key}
 
 
 def _sequences(pipeline, cases: Cases, seed: int, output: Path, key: dict) -> np.ndarray:

@@ -15,7 +15,7 @@ def record_origin(run: Path, stage: str, about: dict) -> None:
 
     Args:
         about: source, patients, cohort_seed and cohort (key of its pixels) that trained it, and device; or given, the
-            folder or hub id it was taken from. Also start, where a further round began in another run, and note.
+            folder or hub id it was taken from. Also start, where training began with weights from elsewhere, and note.
     """
     write_json(run / ORIGIN, _read(run) | {stage: about})
 

@@ -87,7 +87,8 @@ def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool 
     if run.processes.is_main_process:
         _save(run, stage, component, model)
         foreign = further and run.start.resolve().parent != run.folder.resolve()
-        record_origin(run.folder, name, run.origin | ({"start": str(run.start)} if foreign else {}))
+        start = run.start if foreign else run.hub.unet if stage == "denoiser" else None
+        record_origin(run.folder, name, run.origin | ({"start": str(start)} if start else {}))
     run.processes.wait_for_everyone()
     return component
 

@@ -113,10 +113,13 @@ def test_two_sample(cohort: Cohort, features: Features, rows: np.ndarray) -> Non
 
 
 def test_utility(cohort: Cohort, rows: np.ndarray) -> None:
-    report = table1.utility({"real": np.asarray(cohort.images[rows])}, rows, cohort, steps=2)
+    report = table1.utility({"real": np.asarray(cohort.images[rows])}, rows, cohort, steps=2, repeats=2)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert set(report) == {"cohort", "real"} and report["cohort"]["n"] == len(cohort.rows("test"))
     assert set(report["real"]) == {"synthetic", "both", "synthetic_ratio", "both_ratio"}
+    for arm in (report["cohort"], report["real"]["both"]):
+        assert len(set(arm["by_seed"])) == 2, "two seeds, one segmenter"
+        assert arm["value"] == pytest.approx(np.mean(arm["by_seed"]))
 
 
 def test_no_patient_teaches_and_judges(cohort: Cohort, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +135,7 @@ def test_no_patient_teaches_and_judges(cohort: Cohort, rows: np.ndarray, monkeyp
 
     monkeypatch.setattr(table1.segmentation, "train_segmenter", train)
     monkeypatch.setattr(table1.segmentation, "dice", judge)
-    report = table1.utility({"a": np.asarray(cohort.images[rows])}, rows, cohort)
+    report = table1.utility({"a": np.asarray(cohort.images[rows])}, rows, cohort, repeats=1)
     assert len(taught) == 6 and report["a"]["both_ratio"]["value"] == 1
 
 

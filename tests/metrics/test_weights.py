@@ -1,5 +1,6 @@
 """The whole report on tiny models: every figure is there, a finished part is not measured again, costs are compared."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_a_finished_part_is_kept_and_other_weights_start_anew(report, cohort) ->
     path.write_text(json.dumps(marked))
     assert weights.evaluate_weights(pipe, cohort, reader, path, count=3)["cost"]["default_s"]["value"] == -1.0
     networks = {"denoiser": pipe.unet.conv_out.bias, "autoencoder": pipe.autoencoder.decoder.conv_out.bias}
-    for what, bias in (networks | {"reader": reader.idh.classifier[-1].bias}).items():
+    for what, bias in networks.items():
         with torch.no_grad():
             bias.add_(1)
         with pytest.MonkeyPatch.context() as patch:
@@ -68,6 +69,21 @@ def test_a_finished_part_is_kept_and_other_weights_start_anew(report, cohort) ->
         assert found["cost"]["default_s"] == f"other {what}", "a figure of other weights was kept"
         with torch.no_grad():
             bias.sub_(1)
+
+
+def test_another_reader_costs_the_prompt_and_nothing_else(report, cohort, tmp_path, monkeypatch) -> None:
+    kept, _, pipe, reader = report
+    own = tmp_path / "weights.json"
+    own.write_text(json.dumps(kept))
+    other = Reader(copy.deepcopy(reader.modality), copy.deepcopy(reader.idh))
+    with torch.no_grad():
+        other.idh.classifier[-1].bias.add_(1)
+    for name in ("autoencoder", "structure", "sequence", "cost", "diversity"):
+        monkeypatch.setattr(weights, f"{name}_figures", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr(weights, "prompt_figures", lambda _: {"idh_accuracy": "by the other"})
+    found = weights.evaluate_weights(pipe, cohort, other, own, count=3)
+    assert found["prompt"] == {"idh_accuracy": "by the other"} and found["of"] != kept["of"]
+    assert all(found[name] == kept[name] for name in ("autoencoder", "structure", "memory", "cost"))
 
 
 def test_a_real_cohort_has_no_noise_ceiling(cohort) -> None:

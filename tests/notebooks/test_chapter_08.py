@@ -34,15 +34,15 @@ def _run_report(path: Path) -> dict[str, Any]:
 def test_without_a_report_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     names = _run_report(tmp_path / "none.json")
     said = capsys.readouterr().out
-    assert "NOT MEASURED: ours, variant_A, ldm, stylegan2" in said and said.count("NOT MEASURED") >= 6
-    assert names["missing"] == ["ours", "variant_A", "ldm", "stylegan2"]
+    assert "NOT MEASURED: ours, variant_A, ldm, ldm_alone, stylegan2" in said and said.count("NOT MEASURED") >= 6
+    assert names["missing"] == ["ours", "variant_A", "ldm", "ldm_alone", "stylegan2"]
 
 
 def test_a_report_with_one_model_missing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     columns = [*map(str, Modality), "average"]
     row = {c: _leaf(2.0 + i) for i, c in enumerate(columns)}
     report = {
-        "table1": {"fid_mr": {name: row for name in ("ours", "variant_A", "ldm", "blurred real")}},
+        "table1": {"fid_mr": {name: row for name in ("ours", "variant_A", "ldm", "ldm_alone", "blurred real")}},
         "floor": {"fid_mr": {c: _leaf(1.5) for c in columns}},
         "two_sample": {"ours": {"features": _leaf(0.6), "pixels": _leaf(0.7)}, "cohort": {"features": _leaf(0.5)}},
         "memorisation": {"ours": {"near": {"average": _leaf(0.05)}, "closest": {"T1": []}}},
