@@ -41,7 +41,7 @@ def table_1(report: dict) -> str:
     lines = [
         "**Table 1, image quality.** FD-MR: Fréchet distance to the training slices on the course's MR features, mean",
         "of the modalities. Edge F1: with the structure asked for. Told apart: share that a classifier tells from",
-        "held-out slices. Dice: of a segmenter that saw synthetic slices only, over that of one taught by the cohort.",
+        "held-out slices. Dice: of segmenters that saw synthetic slices only, over that of those taught by the cohort.",
         "",
         "| pictures | FD-MR | over the floor | edge F1 | told apart | Dice, synthetic only |",
         "|---|---|---|---|---|---|",
