@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from mrtutor.files import write_json
 from mrtutor.metrics import table1
+from mrtutor.metrics import utility as segmentation
 from mrtutor.metrics.record import commit
 from mrtutor.metrics.rows import joined, named, without
 from mrtutor.metrics.setting import Drawn, Setting, draw_all
@@ -154,7 +155,7 @@ def _memorisation(setting: Setting, drawn: Drawn) -> dict:
 def _utility(setting: Setting, drawn: Drawn) -> dict:
     options = {} if setting.steps is None else {"steps": setting.steps}
     args = drawn.images(models_only=True), drawn.truth.rows, setting.cohort, setting.seed
-    return {"utility": table1.utility(*args, **options, repeats=setting.repeats)}
+    return {"utility": segmentation.utility(*args, **options, repeats=setting.repeats)}
 
 
 MEASURES: dict[str, Callable[[Setting, Drawn], dict]] = {

@@ -1,4 +1,4 @@
-"""Table 1 of Kim et al., WACV 2024, and what it lacks: nulls, a floor, a machine's eye, memory, and a use.
+"""Table 1 of Kim et al., WACV 2024, and what it lacks: nulls, a floor, a machine's eye and memory (its use: `utility`).
 
 Every model comes as `sets[name]`, (n, 4, 256, 256) uint8 in the order of `Modality`, all drawn for the same `rows` (n,)
 of the cohort: structure, tumour mask and IDH word of sequence i are those of row `rows[i]`, a held-out patient's.
@@ -7,22 +7,19 @@ Each function gives plain dicts for JSON, {"value", "ci95", "n"} at the leaves; 
 Axes: n sequences · M = 4 modalities · D features · H, W image pixels (256).
 """
 
-from collections import defaultdict
 from collections.abc import Mapping
-from itertools import product
 
 import numpy as np
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.metrics import memorisation as memory
-from mrtutor.metrics import utility as segmentation
 from mrtutor.metrics.draws import orders
 from mrtutor.metrics.features import Features
 from mrtutor.metrics.frechet import RESAMPLES, distance_estimate
 from mrtutor.metrics.generation import of_another, structure_f1
-from mrtutor.metrics.intervals import estimate, ratio
+from mrtutor.metrics.intervals import estimate
 from mrtutor.metrics.nulls import NULLS
-from mrtutor.metrics.two_sample import STEPS, patient_folds, tell_by_features, tell_by_pixels
+from mrtutor.metrics.two_sample import STEPS, tell_by_features, tell_by_pixels
 from mrtutor.vocabulary import Modality
 
 Sets = Mapping[str, np.ndarray]
@@ -60,7 +57,7 @@ def image_quality(
         ValueError: a set of wrong shape or type, or with fewer than two sequences.
     """
     for name, images in sets.items():
-        _check(name, images, rows)
+        check_set(name, images, rows)
     train, largest = cohort.rows("train"), max(map(len, sets.values()), default=0)
     held = _held_out_rows(cohort, largest, seed) if rows is None else np.unique(rows)
     patients = cohort.table["subject_id"].to_numpy()
@@ -105,7 +102,7 @@ def structure(sets: Sets, rows: np.ndarray, cohort: Cohort, seed: int = 0) -> di
         ValueError: a set of wrong shape or type; a single patient.
     """
     for name, images in sets.items():
-        _check(name, images, rows)
+        check_set(name, images, rows)
     wanted, patients = orders(cohort, rows, seed=seed), cohort.table["subject_id"].to_numpy()[rows]
     maps = np.stack([order.structure for order in wanted])
     edges_of = np.array([list(Modality).index(order.edges_of) for order in wanted])
@@ -133,7 +130,7 @@ def two_sample(
         ValueError: a set of wrong shape or type; fewer than two patients.
     """
     for name, images in sets.items():
-        _check(name, images, rows)
+        check_set(name, images, rows)
     unique, first = np.unique(rows, return_index=True)
     patients = cohort.table["subject_id"].to_numpy()
     real, train = np.asarray(cohort.images[unique]), cohort.rows("train")
@@ -165,7 +162,7 @@ def memorisation(sets: Sets, rows: np.ndarray, cohort: Cohort, *, pairs: int = 4
         ValueError: a set of wrong shape or type.
     """
     for name, images in sets.items():
-        _check(name, images, rows)
+        check_set(name, images, rows)
     train, unique = cohort.rows("train"), np.unique(rows)
     patients = cohort.table["subject_id"].to_numpy()
     references = [memory.embed(cohort.images[train, m]) for m in range(len(Modality))]
@@ -191,64 +188,8 @@ def _by_modality(values: np.ndarray, patients: np.ndarray) -> dict[str, dict]:
     return each | {"average": estimate(values.ravel(), np.repeat(patients, values.shape[1]))}
 
 
-def utility(
-    sets: Sets,
-    rows: np.ndarray,
-    cohort: Cohort,
-    seed: int = 0,
-    *,
-    steps: int = segmentation.STEPS,
-    repeats: int = segmentation.REPEATS,
-) -> dict:
-    """Dice of a tumour segmenter on real test slices, trained on each set, on cohort slices of the same rows, on both.
-
-    Structures are those of the test patients themselves, and a mask known from training would be a gift. So half of the
-    patients train and the other half judges, and the reverse. Every segmenter takes the same number of steps. A set
-    that followed no structure does not fit its masks: its Dice is a null.
-
-    Args:
-        steps: of each segmenter.
-        repeats: segmenters of different seeds; a slice's Dice is their mean.
-
-    Returns:
-        {"cohort": {"value", "ci95", "sd", "n", "by_seed"}, set: {"synthetic": …, "both": …, "synthetic_ratio":
-        {"value", "ci95", "n"}, "both_ratio": …}}; ratios are to the cohort's Dice, over the same slices; "by_seed" is
-        the mean Dice of each repeat, whose spread the interval, over patients, does not hold.
-
-    Raises:
-        ValueError: a set of wrong shape or type; fewer than two patients.
-    """
-    for name, images in sets.items():
-        _check(name, images, rows)
-    test, unique = cohort.rows("test"), np.unique(rows)
-    people = cohort.table["subject_id"].to_numpy()
-    folds = patient_folds(people[test], seed=seed)
-    scores: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((repeats, len(test))))
-    for fold in range(folds.max() + 1):
-        judge = test[folds == fold]
-        mine, real = (~np.isin(people[r], people[judge]) for r in (rows, unique))
-        truth = np.asarray(cohort.images[unique[real]]), np.asarray(cohort.masks[unique[real]])
-        judged = np.asarray(cohort.images[judge]), np.asarray(cohort.masks[judge])
-        arms = {"cohort": truth}
-        for name, images in sets.items():
-            drawn = images[mine], np.asarray(cohort.masks[rows[mine]])
-            both = tuple(np.concatenate(parts) for parts in zip(truth, drawn, strict=True))
-            arms |= {f"{name}/synthetic": drawn, f"{name}/both": both}
-        for (arm, data), repeat in product(arms.items(), range(repeats)):
-            model = segmentation.train_segmenter(*data, steps=steps, seed=seed + fold + 1000 * repeat)
-            scores[arm][repeat, folds == fold] = segmentation.dice(model, *judged)
-
-    mean = {arm: values.mean(axis=0) for arm, values in scores.items()}
-    report: dict = {name: {} for name in ("cohort", *sets)}
-    for arm, values in mean.items():
-        name, _, kind = arm.partition("/")
-        entry = estimate(values, people[test]) | {"by_seed": scores[arm].mean(axis=1).tolist()}
-        ratios = {f"{kind}_ratio": ratio(values, mean["cohort"], people[test], seed)}
-        report[name] |= {kind: entry} | ratios if kind else entry
-    return report
-
-
-def _check(name: str, images: np.ndarray, rows: np.ndarray | None) -> None:
+def check_set(name: str, images: np.ndarray, rows: np.ndarray | None) -> None:
+    """A set is (n, 4, 256, 256) uint8 with n of two at least, `rows` (n,) or None; ValueError otherwise."""
     if images.ndim != 4 or images.shape[1] != len(Modality) or images.dtype != np.uint8 or len(images) < 2:
         raise ValueError(
             f"Expected of {name} at least two sequences (n, {len(Modality)}, H, W) uint8, got {images.shape} "

@@ -6,12 +6,19 @@ synthetic sequence is that of the case whose structure it was drawn from.
 Axes: B, n sequences · M = 4 modalities in the order of `Modality` · H, W image pixels (256), h, w half of them.
 """
 
+from collections import defaultdict
+from itertools import product
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
+from mrtutor.data.cohort import Cohort
+from mrtutor.metrics.intervals import estimate, ratio
+from mrtutor.metrics.table1 import Sets, check_set
+from mrtutor.metrics.two_sample import patient_folds
 from mrtutor.training.batches import pick
 from mrtutor.vocabulary import Modality
 
@@ -103,6 +110,63 @@ def dice(model: SmallUNet, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
         total = found.sum(dim=(1, 2)) + wanted.sum(dim=(1, 2))
         scores.append(torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0))  # both empty: nothing missed
     return torch.cat(scores).double().numpy()
+
+
+def utility(
+    sets: Sets,
+    rows: np.ndarray,
+    cohort: Cohort,
+    seed: int = 0,
+    *,
+    steps: int = STEPS,
+    repeats: int = REPEATS,
+) -> dict:
+    """Dice of a tumour segmenter on real test slices, trained on each set, on cohort slices of the same rows, on both.
+
+    Structures are those of the test patients themselves, and a mask known from training would be a gift. So half of the
+    patients train and the other half judges, and the reverse. Every segmenter takes the same number of steps. A set
+    that followed no structure does not fit its masks: its Dice is a null.
+
+    Args:
+        steps: of each segmenter.
+        repeats: segmenters of different seeds; a slice's Dice is their mean.
+
+    Returns:
+        {"cohort": {"value", "ci95", "sd", "n", "by_seed"}, set: {"synthetic": …, "both": …, "synthetic_ratio":
+        {"value", "ci95", "n"}, "both_ratio": …}}; ratios are to the cohort's Dice, over the same slices; "by_seed" is
+        the mean Dice of each repeat, whose spread the interval, over patients, does not hold.
+
+    Raises:
+        ValueError: a set of wrong shape or type; fewer than two patients.
+    """
+    for name, images in sets.items():
+        check_set(name, images, rows)
+    test, unique = cohort.rows("test"), np.unique(rows)
+    people = cohort.table["subject_id"].to_numpy()
+    folds = patient_folds(people[test], seed=seed)
+    scores: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((repeats, len(test))))
+    for fold in range(folds.max() + 1):
+        judge = test[folds == fold]
+        mine, real = (~np.isin(people[r], people[judge]) for r in (rows, unique))
+        truth = np.asarray(cohort.images[unique[real]]), np.asarray(cohort.masks[unique[real]])
+        judged = np.asarray(cohort.images[judge]), np.asarray(cohort.masks[judge])
+        arms = {"cohort": truth}
+        for name, images in sets.items():
+            drawn = images[mine], np.asarray(cohort.masks[rows[mine]])
+            both = tuple(np.concatenate(parts) for parts in zip(truth, drawn, strict=True))
+            arms |= {f"{name}/synthetic": drawn, f"{name}/both": both}
+        for (arm, data), repeat in product(arms.items(), range(repeats)):
+            model = train_segmenter(*data, steps=steps, seed=seed + fold + 1000 * repeat)
+            scores[arm][repeat, folds == fold] = dice(model, *judged)
+    mean = {arm: values.mean(axis=0) for arm, values in scores.items()}
+    report: dict = {name: {} for name in ("cohort", *sets)}
+    for arm, values in mean.items():
+        name, _, kind = arm.partition("/")
+        entry = estimate(values, people[test]) | {"by_seed": scores[arm].mean(axis=1).tolist()}
+        if kind:
+            entry = {kind: entry, f"{kind}_ratio": ratio(values, mean["cohort"], people[test], seed)}
+        report[name] |= entry
+    return report
 
 
 def _shrink(images: np.ndarray, masks: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from mrtutor.data.cohort import Cohort
-from mrtutor.metrics import table1
+from mrtutor.metrics import table1, utility
 from mrtutor.metrics.draws import orders
 from mrtutor.metrics.features import Features
 from mrtutor.metrics.generation import of_another
+from mrtutor.metrics.intervals import ratio
 from mrtutor.metrics.nulls import NULLS, noisy
 from mrtutor.vocabulary import Modality
 from tests.cohorts import write_tiny_cohort
@@ -113,7 +114,7 @@ def test_two_sample(cohort: Cohort, features: Features, rows: np.ndarray) -> Non
 
 
 def test_utility(cohort: Cohort, rows: np.ndarray) -> None:
-    report = table1.utility({"real": np.asarray(cohort.images[rows])}, rows, cohort, steps=2, repeats=2)
+    report = utility.utility({"real": np.asarray(cohort.images[rows])}, rows, cohort, steps=2, repeats=2)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert set(report) == {"cohort", "real"} and report["cohort"]["n"] == len(cohort.rows("test"))
     assert set(report["real"]) == {"synthetic", "both", "synthetic_ratio", "both_ratio"}
@@ -133,14 +134,14 @@ def test_no_patient_teaches_and_judges(cohort: Cohort, rows: np.ndarray, monkeyp
         assert not model & {m.tobytes() for m in masks}, "a mask was seen in training"
         return np.ones(len(images))
 
-    monkeypatch.setattr(table1.segmentation, "train_segmenter", train)
-    monkeypatch.setattr(table1.segmentation, "dice", judge)
-    report = table1.utility({"a": np.asarray(cohort.images[rows])}, rows, cohort, repeats=1)
+    monkeypatch.setattr(utility, "train_segmenter", train)
+    monkeypatch.setattr(utility, "dice", judge)
+    report = utility.utility({"a": np.asarray(cohort.images[rows])}, rows, cohort, repeats=1)
     assert len(taught) == 6 and report["a"]["both_ratio"]["value"] == 1
 
 
 def test_ratio_by_hand() -> None:
-    got = table1.ratio(np.array([0.4, 0.8, 0.6]), np.array([0.5, 1.0, 0.75]), np.array(["a", "a", "b"]))
+    got = ratio(np.array([0.4, 0.8, 0.6]), np.array([0.5, 1.0, 0.75]), np.array(["a", "a", "b"]))
     assert got["value"] == pytest.approx(0.8) and got["ci95"] == pytest.approx([0.8, 0.8]) and got["n"] == 3
 
 
@@ -152,6 +153,6 @@ def test_errors(cohort: Cohort, features: Features, rows: np.ndarray) -> None:
         with pytest.raises(ValueError, match="at least two sequences"):
             table1.memorisation({"x": wrong}, rows, cohort)
     with pytest.raises(ValueError, match="row of the cohort for each"):
-        table1.utility({"x": real}, rows[:3], cohort)
+        utility.utility({"x": real}, rows[:3], cohort)
     with pytest.raises(ValueError, match="row of the cohort for each"):
         table1.two_sample({"x": real}, rows[:3], cohort, features)
