@@ -84,6 +84,9 @@ def simulate(
     noise_free: Annotated[bool, typer.Option("--noise-free", help="Without noise, to measure its ceiling.")] = False,
 ) -> None:
     """Simulate patients and prepare their slices as a cohort (simulated images, no patients)."""
+    # one cohort for all readers: left to itself, MKL rounds otherwise on CPUs with AVX-512, and growth and thresholds
+    # make more of it; the workers inherit it
+    os.environ.setdefault("MKL_CBWR", "AVX2")
     from mrtutor.data.build import build_cohort
     from mrtutor.data.sources import simulated_cases
 

@@ -16,7 +16,7 @@ OPTION_STAGES = {  # options of `train` that not every stage reads
     "text_encoder": ("text", "all"),
     "unet": ("denoiser", "all"),
     "vae": ("autoencoder", "all"),
-    "start": ("guidance",),
+    "start": ("guidance", "stylegan2"),
 }
 
 
@@ -36,7 +36,8 @@ def train(
     unet: Annotated[str | None, typer.Option(help="U-Net to start the denoiser from: folder or hub id.")] = None,
     vae: Annotated[str | None, typer.Option(help="An autoencoder, frozen, instead of ours: folder or hub id.")] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Finished unet-D, or further round, from which guidance trains the next.")
+        Path | None,
+        typer.Option(help="Finished unet-D, or further round, from which guidance trains the next; or GAN."),
     ] = None,
 ) -> None:
     """Train one stage, or all in order, and save its component in the run's folder."""

@@ -25,7 +25,10 @@ def results(root: Path) -> str:
     if not path.is_file():
         return MISSING
     report = json.loads(path.read_text())
-    about = f"N = {report['count']} sequences a model, seed {report['seed']}; 95 % intervals in brackets."
+    about = (
+        f"N = {report['count']} sequences a model, where no other N stands; seed {report['seed']}; 95 % intervals in\n"
+        "brackets."
+    )
     return "\n\n".join([about, *(part(report) for part in (table_1, table_2, table_3))])
 
 
@@ -33,6 +36,11 @@ def with_interval(entry: dict, digits: int = 2) -> str:
     """Value [low, high]."""
     low, high = entry["ci95"]
     return f"{entry['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def other_n(report: dict, entry: dict) -> str:
+    """The N of a row that has not the report's own."""
+    return "" if entry["n"] == report["count"] else f" (N = {entry['n']})"
 
 
 def table_1(report: dict) -> str:
@@ -55,7 +63,9 @@ def table_1(report: dict) -> str:
         dice = with_interval(use[name]["synthetic_ratio"]) + " ×" if name in use else ""
         f1 = with_interval(follows[name]) if name in follows else ""
         times = f"{entry['value'] / floor['value']:.1f} ×"
-        lines.append(f"| {label} | {with_interval(entry)} | {times} | {f1} | {apart} | {dice} |")
+        lines.append(
+            f"| {label}{other_n(report, entry)} | {with_interval(entry)} | {times} | {f1} | {apart} | {dice} |"
+        )
     apart = with_interval(told["cohort"]["features"]) if "cohort" in told else ""
     f1 = with_interval(follows["attainable"]) if "attainable" in follows else ""
     lines.append(f"| *held-out slices: the floor* | {with_interval(floor)} | 1 × | {f1} | {apart} | 1 × |")
@@ -97,5 +107,6 @@ def table_3(report: dict) -> str:
     for name, label in {**MODELS, "cohort": "*held-out slices: the ceiling*"}.items():
         if name in found:
             shares = (with_interval(found[name][key]) for key in ("modality", "idh_of_sequence"))
-            lines.append(f"| {label} | {' | '.join(shares)} |")
+            n = other_n(report, found[name]["idh_of_sequence"])
+            lines.append(f"| {label}{n} | {' | '.join(shares)} |")
     return "\n".join(lines)

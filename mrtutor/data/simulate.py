@@ -41,7 +41,8 @@ def simulate_subject(
 
     Args:
         number: number of the patient in the cohort, from 0.
-        seed: seed of the cohort; the same (seed, number, idh) gives the same bits on one machine.
+        seed: seed of the cohort; the same (seed, number, idh) gives the same bits on one machine; on another x86 CPU
+            with AVX2 hardly a pixel differs while MKL_CBWR=AVX2 is set, as `mrtutor simulate` does.
         idh: the type; None draws it at the cohort's proportion (`phenotype.MUTANT_FRACTION`).
         noise: False leaves the Rician noise out and nothing else: what no model can predict.
         device: where the voxels are computed; other devices round differently from the CPU.

@@ -34,9 +34,9 @@ def evaluate(
 
     Args:
         setting: see `Setting`.
-        output: the report. Nothing of another cohort, N or seed is kept; else what stands there already stays, apart
-            from the rows of models that changed and from sections whose judges did. A model that is left out this time
-            keeps its rows.
+        output: the report. Nothing of other patients or another seed is kept; else what stands there already stays,
+            apart from the rows of models that changed (in weights, in N, in the pixels they were drawn for) and from
+            sections whose judges did. A model that is left out this time keeps its rows, and their N.
         folder: of the drawn sets.
         sections: of `MEASURES`, to be measured now; default all.
 
@@ -91,7 +91,7 @@ def _key(of: dict | None, setting: Setting, chosen: Collection[str]) -> dict:
 def _kept(stored: dict, setting: Setting, key: dict) -> dict:
     """Sections, and rows in them, of a stored report that still hold."""
     of = stored.get("of")
-    if not of or any(of.get(part) != key[part] for part in ("cohort", "count", "seed")):
+    if not of or any(of.get(part) != key[part] for part in ("recipe", "seed")):
         return {}
     changed = [name for name, now in key["samplers"].items() if of["samplers"].get(name, now) != now]
     holds = [s for s in SECTIONS if s in stored and all(of.get(part) == key[part] for part in READS[s])]
@@ -170,7 +170,7 @@ MEASURES: dict[str, Callable[[Setting, Drawn], dict]] = {
 }
 SECTIONS = (*MEASURES, "floor")
 MODELS_ONLY = ("prompt_against_mask", "memorisation", "utility")  # where the references have no row
-READS = {  # parts of the key that a section depends on, besides models, cohort, count and seed
+READS = {  # parts of the key that a section depends on, besides models, cohort and seed
     "table2": (),
     "table3": ("judges",),
     "prompt_against_mask": ("reader", "swaps"),

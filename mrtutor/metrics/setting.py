@@ -14,7 +14,7 @@ from mrtutor.metrics.draws import Sampler, SyntheticSet, cohort_set, draw_set, h
 from mrtutor.metrics.features import Features
 from mrtutor.metrics.frechet import RESAMPLES
 from mrtutor.metrics.reader import Reader
-from mrtutor.training.batches import cohort_key
+from mrtutor.training.batches import cohort_key, recipe_key
 
 MAX_SWAPS = 100  # sequences with the other type's word, by default
 
@@ -59,13 +59,17 @@ class Setting:
 
     @property
     def key(self) -> dict:
-        """Changes with all that a stored section depends on."""
+        """Changes with all that a stored section depends on.
+
+        Each model's entry says how many sequences it drew for which pixels: a left-out model may keep rows of fewer,
+        and of a cohort that another machine rounded otherwise.
+        """
+        drawn = f"{self.count} sequences of cohort {cohort_key(self.cohort)}"
         return {
-            "cohort": cohort_key(self.cohort),
-            "count": self.count,
+            "recipe": recipe_key(self.cohort),
             "swaps": self.swaps,
             "seed": self.seed,
-            "samplers": {name: s.key for name, s in {**self.samplers, **self.references}.items()},
+            "samplers": {name: f"{s.key}, {drawn}" for name, s in {**self.samplers, **self.references}.items()},
             "judges": {name: network_key(judge.model) for name, judge in self.judges.items()},
             "reader": self.reader and network_key(self.reader.modality, self.reader.idh),
             "features": network_key(self.features.network),

@@ -6,6 +6,7 @@ Axes: N slices · M = 4 modalities · B batch · H, W image pixels · h, w laten
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,18 @@ class SliceBatches:
 def cohort_key(cohort: Cohort) -> str:
     """Twelve hex digits that change with the cohort's pixels."""
     return cohort.manifest["sha256"]["slices.npy"][:12]
+
+
+def recipe_key(cohort: Cohort) -> str:
+    """Twelve hex digits that change with what the cohort was made of (cases, seed, preparation), not with rounding.
+
+    Another CPU may give the same simulated patients with a few pixels one grey level off: another `cohort_key`.
+    Where the manifest does not name the cases, the pixels decide.
+    """
+    if "cases_sha256" not in cohort.manifest:
+        return cohort_key(cohort)
+    recipe = {name: value for name, value in cohort.manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def label_keys(cohort: Cohort) -> dict[str, str]:

@@ -10,9 +10,11 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from mrtutor.baselines import gan_training
-from mrtutor.baselines.gan_training import Duel, frozen, train_stylegan2
+from mrtutor.baselines import duel as game_of_two
+from mrtutor.baselines.duel import Duel, frozen
+from mrtutor.baselines.gan_training import train_stylegan2
 from mrtutor.baselines.networks import Discriminator
 from mrtutor.baselines.stylegan2 import load_stylegan2
 from mrtutor.presets import load_preset
@@ -115,7 +117,7 @@ def test_a_finished_run_leaves_its_folder_again_whatever_the_steps(trained, coho
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr(gan_training, "generator_loss", lambda logits: logits.mean() * float("nan"))
+    monkeypatch.setattr(game_of_two, "generator_loss", lambda logits: logits.mean() * float("nan"))
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         train_stylegan2(Run(QUICK, cohort, tmp_path))
     assert not (tmp_path / "stylegan2").exists()
@@ -125,6 +127,41 @@ def test_checkpoint_of_another_run_is_refused(trained, cohort):
     with pytest.raises(ValueError, match="another run"):
         train_stylegan2(Run(QUICK, cohort, trained, seed=1), resume=True)
     assert load_stylegan2(trained / "stylegan2").about["seed"] == 0
+
+
+def test_a_round_goes_on_from_a_finished_generator(trained, cohort, tmp_path, monkeypatch):
+    """While the new discriminator learns alone nothing moves; then both do; the card counts both rounds."""
+    monkeypatch.setattr(game_of_two, "ALONE", 3)
+    shipped, run = trained / "stylegan2", Run(QUICK, cohort, tmp_path, seed=1, steps=5, start=trained / "stylegan2")
+    before = load_file(shipped / "model.safetensors")
+    train_stylegan2(run, stop_after=3)
+    waiting = load_file(tmp_path / "stylegan2/model.safetensors")
+    assert all(torch.equal(before[name], waiting[name]) for name in before)
+    path = train_stylegan2(run, resume=True)
+    moved = load_file(path / "model.safetensors")
+    assert not all(torch.equal(before[name], moved[name]) for name in before)
+    about = load_stylegan2(path).about
+    assert about["steps"] == 25 and [r["steps"] for r in about["rounds"]] == [20, 5]
+    assert [r["seed"] for r in about["rounds"]] == [0, 1]
+    with open(tmp_path / "runs/stylegan2/log.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == [], "fewer than ten steps"
+    whole = tmp_path / "whole"
+    train_stylegan2(Run(QUICK, cohort, whole, seed=1, steps=5, start=shipped))
+    assert (whole / "stylegan2/model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="another run"):
+        train_stylegan2(Run(QUICK, cohort, tmp_path, seed=1, steps=5), resume=True)
+
+
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_trained(trained, cohort, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No StyleGAN2 baseline"):
+        train_stylegan2(Run(QUICK, cohort, tmp_path, start=tmp_path / "nothing"))
+    other = replace(QUICK, stylegan2=replace(QUICK.stylegan2, channels=(16, 8, 8, 8, 8)))
+    with pytest.raises(ValueError, match="start from a baseline of this preset"):
+        train_stylegan2(Run(other, cohort, tmp_path, start=trained / "stylegan2"))
+    assert not (tmp_path / "stylegan2").exists()
+    with pytest.raises(ValueError, match=r"write over .* choose another --out"):
+        train_stylegan2(Run(QUICK, cohort, trained, start=trained / "stylegan2"))
+    assert load_stylegan2(trained / "stylegan2").about["steps"] == 20
 
 
 def test_manifest_need_not_say_more_than_checksums(cohort, tmp_path):

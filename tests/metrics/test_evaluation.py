@@ -18,6 +18,7 @@ from mrtutor.metrics.features import Features
 from mrtutor.metrics.reader import Reader, build_reader
 from mrtutor.metrics.setting import Setting
 from mrtutor.models.text import build_tokenizer
+from mrtutor.training.batches import cohort_key, recipe_key
 from tests.cohorts import write_tiny_cohort
 
 
@@ -36,7 +37,7 @@ def setting(tmp_path_factory) -> Setting:
     cohort = write_tiny_cohort(tmp_path_factory.mktemp("evaluation"))
     table = cohort.table.copy()  # the two-sample test needs more held-out patients than a tenth of twenty
     table.loc[table["subject_id"].isin(sorted(set(table["subject_id"]))[:8]), "split"] = "test"
-    cohort = replace(cohort, table=table)
+    cohort = replace(cohort, table=table, manifest=cohort.manifest | {"cases_sha256": "a list of patients"})
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     return Setting(
@@ -236,15 +237,54 @@ def test_the_key_changes_with_every_network_that_decides(setting):
     assert json.loads(json.dumps(before)) == before, "a key that JSON changes would never be found again"
 
 
-def test_another_cohort_seed_or_count_starts_anew(setting, report, tmp_path, monkeypatch):
+def test_another_seed_starts_anew(setting, report, tmp_path, monkeypatch):
     content, folder = report
     output = tmp_path / "evaluation.json"
     monkeypatch.setattr(evaluation, "draw_all", lambda _, __, missing: (_ for _ in ()).throw(InterruptedError(missing)))
-    for change in ({"seed": 1}, {"count": 10}):
-        output.write_text(json.dumps(content))
-        with pytest.raises(InterruptedError) as stopped:
-            evaluate(replace(setting, **change), output, folder / "draws")
-        assert set(stopped.value.args[0]) == set(evaluation.MEASURES)
+    output.write_text(json.dumps(content))
+    with pytest.raises(InterruptedError) as stopped:
+        evaluate(replace(setting, seed=1), output, folder / "draws")
+    assert set(stopped.value.args[0]) == set(evaluation.MEASURES)
+    assert all("ours" in names for names in stopped.value.args[0].values())
+
+
+def test_a_cohort_that_was_rounded_otherwise_leaves_the_rows_of_models_left_out(setting, report, tmp_path):
+    """Another machine, the same patients: who adds a model there need not measure all of ours again."""
+    content, folder = report
+    output = tmp_path / "evaluation.json"
+    output.write_text(json.dumps(content))
+    sums = setting.cohort.manifest["sha256"] | {"slices.npy": "f" * 64}
+    rounded = replace(setting.cohort, manifest=setting.cohort.manifest | {"sha256": sums})
+    ours = {"ours": setting.samplers["ours"]}
+    here = replace(setting, cohort=rounded, samplers=ours)
+    after = evaluate(here, output, folder / "draws", ["memorisation"])
+    assert after["of"]["samplers"]["ours"].endswith("of cohort ffffffffffff")
+    assert after["of"]["samplers"]["ldm"] == content["of"]["samplers"]["ldm"]
+    assert after["memorisation"]["ldm"] == content["memorisation"]["ldm"]
+    assert "ours" in after["memorisation"] and "ours" not in after["utility"]
+    others = replace(rounded, manifest=rounded.manifest | {"cases_sha256": "another list of patients"})
+    after = evaluate(replace(here, cohort=others), output, folder / "draws", ["memorisation"])
+    assert set(after["memorisation"]) == {"held_out", "ours"} and "utility" not in after, "other patients"
+    unnamed = replace(rounded, manifest={"sha256": sums})
+    assert recipe_key(unnamed) == cohort_key(unnamed) == "f" * 12, "a cohort that names no cases is known by its pixels"
+
+
+def test_more_sequences_renew_the_models_at_hand_and_leave_those_left_out_their_n(setting, report, tmp_path):
+    content, folder = report
+    output = tmp_path / "evaluation.json"
+    output.write_text(json.dumps(content))
+    ours = {"ours": setting.samplers["ours"]}
+    chosen = ["table2", "memorisation"]
+    after = evaluate(replace(setting, samplers=ours, count=10), output, folder / "draws", chosen)
+    assert after["count"] == after["table2"]["ssim"]["prediction"]["n"] == after["table2"]["ssim"]["gt"]["n"] == 10
+    assert after["table2"]["ssim"]["ldm"] == content["table2"]["ssim"]["ldm"], "of 8"
+    assert after["memorisation"]["ours"]["near"]["average"]["n"] == 40
+    assert after["memorisation"]["ldm"] == content["memorisation"]["ldm"]
+    of = cohort_key(setting.cohort)
+    assert after["of"]["samplers"]["ours"] == f"a, 10 sequences of cohort {of}"
+    assert after["of"]["samplers"]["ldm"] == f"b, 8 sequences of cohort {of}"
+    assert "ours" not in after["utility"], "its figures of eight would pass for those of ten"
+    assert after["utility"]["ldm"] == content["utility"]["ldm"]
 
 
 def test_a_section_alone_needs_no_reader_and_leaves_the_others(setting, report, tmp_path, monkeypatch):
