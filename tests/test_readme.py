@@ -51,14 +51,21 @@ def test_results_come_from_the_evaluation_and_leave_out_what_was_not_measured(tm
     report = {
         "count": 8,
         "seed": 3,
-        "table1": {"fid_mr": {"ours": {"average": one}, "blurred real": {"average": one | {"value": 9.0}}}},
+        "table1": {
+            "fid_mr": {
+                "ours": {"T1": one, "average": one | {"n": 32}},
+                "ldm": {"T1": one | {"n": 6}, "average": one | {"n": 24}},
+                "blurred real": {"average": one | {"value": 9.0}},
+            }
+        },
         "floor": {"fid_mr": {"average": one | {"value": 2.0}}},
         "table2": dict.fromkeys(("ssim", "nmi", "ncc"), figure) | {"closeness": {"ssim": 0.1, "nmi": 0.2, "ncc": 0.3}},
         "table3": {"judge": "a CLIP", "retrieval": {"ours": {"modality": one, "idh_of_sequence": one}}},
     }
     (tmp_path / "data/results/evaluation.json").write_text(json.dumps(report))
     text = results(tmp_path)
-    assert "N = 8" in text and "| ours | 6.00 [5.00, 7.00] | 3.0 × |" in text and "4.5 ×" in text
+    assert "N = 8" in text and "| ours | 6.00 [5.00, 7.00] | 4.00 |" in text and "| 7.00 |" in text
+    assert "| plain LDM: ours, structure left out, N = 6 | 6.00" in text, "a row of its own N"
     assert "| NMI | 0.500 ± 0.100 |" in text and "StyleGAN2" not in text
 
 

@@ -25,10 +25,8 @@ def results(root: Path) -> str:
     if not path.is_file():
         return MISSING
     report = json.loads(path.read_text())
-    about = (
-        f"N = {report['count']} sequences a model, where no other N stands; seed {report['seed']}; 95 % intervals in\n"
-        "brackets."
-    )
+    n = f"N = {report['count']} sequences a model, where no other N stands"
+    about = f"{n}; seed {report['seed']}; 95 % intervals in brackets."
     return "\n\n".join([about, *(part(report) for part in (table_1, table_2, table_3))])
 
 
@@ -40,7 +38,7 @@ def with_interval(entry: dict, digits: int = 2) -> str:
 
 def other_n(report: dict, entry: dict) -> str:
     """The N of a row that has not the report's own."""
-    return "" if entry["n"] == report["count"] else f" (N = {entry['n']})"
+    return "" if entry["n"] == report["count"] else f", N = {entry['n']}"
 
 
 def table_1(report: dict) -> str:
@@ -51,7 +49,7 @@ def table_1(report: dict) -> str:
         "of the modalities. Edge F1: with the structure asked for. Told apart: share that a classifier tells from",
         "held-out slices. Dice: of segmenters that saw synthetic slices only, over that of those taught by the cohort.",
         "",
-        "| pictures | FD-MR | over the floor | edge F1 | told apart | Dice, synthetic only |",
+        "| pictures | FD-MR | above the floor | edge F1 | told apart | Dice, synthetic only |",
         "|---|---|---|---|---|---|",
     ]
     told, use, follows = (report.get(section, {}) for section in ("two_sample", "utility", "structure"))
@@ -62,19 +60,18 @@ def table_1(report: dict) -> str:
         apart = with_interval(told[name]["features"]) if name in told else ""
         dice = with_interval(use[name]["synthetic_ratio"]) + " ×" if name in use else ""
         f1 = with_interval(follows[name]) if name in follows else ""
-        times = f"{entry['value'] / floor['value']:.1f} ×"
-        lines.append(
-            f"| {label}{other_n(report, entry)} | {with_interval(entry)} | {times} | {f1} | {apart} | {dice} |"
-        )
+        above = f"{entry['value'] - floor['value']:.2f}"  # no ratio: with many slices the floor comes near 0
+        n = other_n(report, next(iter(distances[name].values())))  # of one modality; the average counts all four
+        lines.append(f"| {label}{n} | {with_interval(entry)} | {above} | {f1} | {apart} | {dice} |")
     apart = with_interval(told["cohort"]["features"]) if "cohort" in told else ""
     f1 = with_interval(follows["attainable"]) if "attainable" in follows else ""
-    lines.append(f"| *held-out slices: the floor* | {with_interval(floor)} | 1 × | {f1} | {apart} | 1 × |")
+    lines.append(f"| *held-out slices: the floor* | {with_interval(floor)} | 0 | {f1} | {apart} | 1 × |")
     for name, label in NULLS.items():
         if name in distances:
             entry = distances[name]["average"]
-            times = entry["value"] / floor["value"]
+            above = entry["value"] - floor["value"]
             f1 = with_interval(follows[name]) if name in follows else ""
-            lines.append(f"| *{label}* | {with_interval(entry)} | {times:.1f} × | {f1} | | |")
+            lines.append(f"| *{label}* | {with_interval(entry)} | {above:.2f} | {f1} | | |")
     return "\n".join(lines)
 
 
