@@ -36,8 +36,7 @@ def train(
     unet: Annotated[str | None, typer.Option(help="U-Net to start the denoiser from: folder or hub id.")] = None,
     vae: Annotated[str | None, typer.Option(help="An autoencoder, frozen, instead of ours: folder or hub id.")] = None,
     start: Annotated[
-        Path | None,
-        typer.Option(help="Finished unet-D, or further round, from which guidance trains the next; or GAN."),
+        Path | None, typer.Option(help="Folder to go on from: of unet-D or a further round, or of a stylegan2.")
     ] = None,
 ) -> None:
     """Train one stage, or all in order, and save its component in the run's folder."""
