@@ -17,6 +17,12 @@ from mrtutor.cli import app
 from mrtutor.data.cohort import Cohort
 
 
+@pytest.fixture(autouse=True)
+def rounding(monkeypatch):
+    """`simulate` sets this for its process: not for other tests of this one, and the processes that they start."""
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """Replace the simulator by the tiny one; gives the list of the arguments it was called with."""
@@ -27,7 +33,6 @@ def asked(monkeypatch):
         return tiny_subject(number, "mutant" if number % 2 else "wild")
 
     monkeypatch.setattr(simulate_module, "simulate_subject", simulate)
-    monkeypatch.setenv("MKL_CBWR", "AVX2")  # `simulate` sets it for its process: not for the other tests of this one
     return calls
 
 

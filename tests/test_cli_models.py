@@ -92,7 +92,7 @@ def test_an_option_of_another_stage_is_named(cohort: Path, tmp_path: Path) -> No
         ("denoiser", "--text-encoder", "x", "text or all"),
         ("text", "--unet", "x", "denoiser or all"),
         ("guidance", "--vae", "x", "autoencoder or all"),
-        ("all", "--start", tmp_path, "guidance"),
+        ("all", "--start", tmp_path, "guidance or stylegan2"),
     ):
         refused(run("train", stage, option, value, *base), f"{option} is for `train {of}`, got it with {stage!r}")
     refused(run("train", "guidance", "--variant", "Z", *base), "Unknown guidance variant 'Z'", "none, A, B, C, D")
