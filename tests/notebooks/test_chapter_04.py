@@ -65,7 +65,8 @@ def test_sampler_equals_ddim(book, shelf, steps, eta):
     denoise = book.partial(book.memoriser, shelf=shelf, alpha_bar=alpha_bar)
     dice = [torch.Generator().manual_seed(5) for _ in range(2)]
     mine = book.ddim(denoise, z, alpha_bar, book.trailing(steps), eta, dice[0])
-    theirs = book.by_diffusers(build_scheduler(), denoise, z, steps, eta=eta, generator=dice[1])
+    almost = min(eta, 1 - 1e-5)  # diffusers has no clamp: at 1 some CPUs round what stands under the root below zero
+    theirs = book.by_diffusers(build_scheduler(), denoise, z, steps, eta=almost, generator=dice[1])
     assert torch.allclose(mine, theirs, atol=1e-3)
 
 

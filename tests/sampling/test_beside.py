@@ -45,7 +45,9 @@ def test_it_opens_as_a_pipeline_that_shares_all_else(place: Path, structure: tor
     options = {"seed": 3, "structure_scale": 0.0, "num_inference_steps": 2}
     plain = [p.sequence("wild", structure, **options) for p in (base, pipe)]
     for modality, picture in plain[0].items():  # in bfloat16 the wider first convolution may round otherwise
-        torch.testing.assert_close(plain[1][modality], picture, rtol=0, atol=0.01, msg="without structure one plain LDM")
+        torch.testing.assert_close(
+            plain[1][modality], picture, rtol=0, atol=0.01, msg="without structure one plain LDM"
+        )
     same = load_pretrained(place / "base-A", device="cpu")
     assert weights_key(same) == weights_key(pipe) != weights_key(base)
 
