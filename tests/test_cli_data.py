@@ -19,8 +19,8 @@ from mrtutor.data.cohort import Cohort
 
 @pytest.fixture(autouse=True)
 def rounding(monkeypatch):
-    """`simulate` sets this for its process: not for other tests of this one, and the processes that they start."""
-    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    """`simulate` sets this where it is unset; MKL would keep it for all later tests of this process."""
+    monkeypatch.setenv("MKL_CBWR", "AUTO")
 
 
 @pytest.fixture
@@ -69,10 +69,17 @@ def test_python_m_mrtutor():
     assert {"simulate", "prepare", "info"} <= set(done.stdout.split())
 
 
-def test_simulate_asks_mkl_to_round_alike_on_every_cpu(asked, tmp_path, monkeypatch):
+def test_simulate_asks_mkl_to_round_alike_on_every_cpu(tmp_path, monkeypatch):
+    seen = []
+
+    def build(*_):  # before any sum is made here
+        seen.append(os.environ["MKL_CBWR"])
+        raise ValueError("enough")
+
+    monkeypatch.setattr("mrtutor.data.build.build_cohort", build)
     monkeypatch.delenv("MKL_CBWR")
-    run("simulate", "--patients", 1, "--out", tmp_path / "out", "--workers", 1)
-    assert os.environ["MKL_CBWR"] == "AVX2"
+    refused(run("simulate", "--patients", 1, "--out", tmp_path / "out"), "enough")
+    assert seen == ["AVX2"]
 
 
 PATIENT_18 = """
