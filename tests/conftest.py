@@ -1,6 +1,11 @@
-"""Closing table of the chapters that ran, with time and peak memory (also under pytest-xdist)."""
+"""For all tests: MKL's rounding, and a closing table of the chapters that ran (also under pytest-xdist)."""
 
+import os
 from typing import Any
+
+# `mrtutor simulate` sets this where it is unset. MKL reads it once, at its first sum: left to the tests' order, a
+# process would round otherwise than the processes that its later tests start.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -17,12 +17,6 @@ from mrtutor.cli import app
 from mrtutor.data.cohort import Cohort
 
 
-@pytest.fixture(autouse=True)
-def rounding(monkeypatch):
-    """`simulate` sets this where it is unset; MKL would keep it for all later tests of this process."""
-    monkeypatch.setenv("MKL_CBWR", "AUTO")
-
-
 @pytest.fixture
 def asked(monkeypatch):
     """Replace the simulator by the tiny one; gives the list of the arguments it was called with."""
