@@ -75,39 +75,57 @@ class SyntheticSet:
 def held_out_rows(cohort: Cohort, count: int) -> np.ndarray:
     """`count` rows of the test split, mutant and wild in turn, all patients of a type before a second slice of one.
 
-    The first k of `count` rows are the rows of `count` = k. Rows repeat where `count` exceeds what there is.
+    Slices come in random order, the same each time: from below, a small set would hold the lowest slices alone, whose
+    tumours are small, and its Fréchet distance would tell of that. The first k of `count` rows are the rows of `count`
+    = k. Rows repeat where `count` exceeds what there is.
 
     Raises:
         ValueError: no held-out slice of a type.
     """
-    by_type = []
-    for idh in IDH:
-        rows = cohort.rows(SPLIT, idh)
-        if not len(rows):
-            raise ValueError(f"No {idh} slice in the {SPLIT} split of {cohort.path}: use a larger cohort.")
-        patients = cohort.table["subject_id"].iloc[rows]
-        turn = patients.groupby(patients).cumcount().to_numpy()
-        by_type.append(np.resize(rows[np.argsort(turn, kind="stable")], (count + 1) // 2))
-    return np.stack(by_type, axis=1).ravel()[:count]
+    shuffle = np.random.default_rng(0).permutation
+    by_type = [_patients_in_turn(cohort, shuffle(_rows_of(cohort, idh))) for idh in IDH]
+    return np.stack([np.resize(rows, (count + 1) // 2) for rows in by_type], axis=1).ravel()[:count]
 
 
 def orders(cohort: Cohort, rows: Iterable[int], *, seed: int = 0, swap_idh: bool = False) -> list[Order]:
-    """One order per row: edges of the four modalities in turn, then, when a row comes again, of the next one.
+    """One order per row of the test split. When a row comes again, the next modality's edges and another noise.
+
+    What a row is drawn from, the k-th time, depends on no other row that is asked for.
 
     Args:
         swap_idh: ask for the other IDH type than the patient's.
+
+    Raises:
+        ValueError: no held-out slice of a type.
     """
-    first: dict[int, int] = {}
+    ranked = [_patients_in_turn(cohort, _rows_of(cohort, idh)) for idh in IDH]
+    place = {row: (rank, own) for own, of_type in enumerate(ranked) for rank, row in enumerate(of_type.tolist())}
     times: Counter[int] = Counter()
     found = []
-    for i, row in enumerate(map(int, rows)):
-        edges_of = list(Modality)[(first.setdefault(row, i) // len(IDH) + times[row]) % len(Modality)]
+    for row in map(int, rows):
+        rank, own = place[row]
+        edges_of = list(Modality)[(rank + times[row]) % len(Modality)]
+        number = len(IDH) * (rank + times[row] * len(ranked[own])) + own  # mutant even, wild odd: none comes twice
         times[row] += 1
-        own = IDH(cohort.table["idh"].iat[row])
-        idh = next(word for word in IDH if (word is own) != swap_idh)
         structure = canny(cohort.images[row, list(Modality).index(edges_of)]) > 0
-        found.append(Order(row, edges_of, idh, seed * 100_003 + i, structure))
+        idh = list(IDH)[own - swap_idh]  # of two types, the one before is the other
+        found.append(Order(row, edges_of, idh, seed * 100_003 + number, structure))
     return found
+
+
+def _rows_of(cohort: Cohort, idh: IDH) -> np.ndarray:
+    """Held-out rows of a type, each patient's from below."""
+    rows = cohort.rows(SPLIT, idh)
+    if not len(rows):
+        raise ValueError(f"No {idh} slice in the {SPLIT} split of {cohort.path}: use a larger cohort.")
+    return rows
+
+
+def _patients_in_turn(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
+    """The rows, all patients' first before a second of one."""
+    patients = cohort.table["subject_id"].iloc[rows]
+    turn = patients.groupby(patients).cumcount().to_numpy()
+    return rows[np.argsort(turn, kind="stable")]
 
 
 def draw_set(

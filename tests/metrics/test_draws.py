@@ -1,6 +1,9 @@
 """Sets on disk: a killed run goes on with the same arrays, nothing is drawn twice, other weights never mix."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -32,6 +35,22 @@ def test_rows_are_held_out_balanced_and_nested(cohort):
     patients = cohort.table["subject_id"].to_numpy()[rows]
     per_type = len(set(patients[::2]))
     assert len(set(patients[: 2 * per_type : 2])) == per_type, "every patient before a second slice of one"
+
+
+def test_a_small_set_is_no_set_of_the_lowest_slices():
+    """40 patients of 20 slices each, numbered from below."""
+    table = pd.DataFrame({"subject_id": np.repeat(np.arange(40), 20), "idh": np.repeat(["mutant", "wild"] * 20, 20)})
+    many = SimpleNamespace(table=table, rows=lambda split, idh: np.flatnonzero(table["idh"] == idh))
+    height = held_out_rows(many, 40) % 20
+    assert abs(height.mean() - 9.5) < 3, "sd of the mean of 40 is .9"
+    assert len(set(held_out_rows(many, 800))) == 800
+
+
+def test_what_a_row_is_drawn_from_depends_on_no_other(cohort):
+    rows = cohort.rows("test")
+    names = [o.name for o in orders(cohort, rows)]
+    assert [o.name for o in orders(cohort, rows[::-1])] == names[::-1]
+    assert [o.name for o in orders(cohort, rows[-1:])] == names[-1:]
 
 
 def test_a_row_that_comes_again_has_other_edges_and_another_noise(cohort):
