@@ -125,7 +125,8 @@ def utility(
 
     Structures are those of the test patients themselves, and a mask known from training would be a gift. So half of the
     patients train and the other half judges, and the reverse. Every segmenter takes the same number of steps. A set
-    that followed no structure does not fit its masks: its Dice is a null.
+    that followed no structure does not fit its masks: its Dice is a null. And what could mixing bring at most? Beside
+    it stand the cohort's slices mixed with as real ones, those of the validation patients, if there are any.
 
     Args:
         steps: of each segmenter.
@@ -133,40 +134,49 @@ def utility(
 
     Returns:
         {"cohort": {"value", "ci95", "sd", "n", "by_seed"}, set: {"synthetic": …, "both": …, "synthetic_ratio":
-        {"value", "ci95", "n"}, "both_ratio": …}}; ratios are to the cohort's Dice, over the same slices; "by_seed" is
-        the mean Dice of each repeat, whose spread the interval, over patients, does not hold.
+        {"value", "ci95", "n"}, "both_ratio": …}, "more_patients": {"both": …, "both_ratio": …}}; ratios are to the
+        cohort's Dice, over the same slices; "by_seed" is the mean Dice of each repeat, whose spread the interval, over
+        patients, does not hold.
 
     Raises:
         ValueError: a set of wrong shape or type; fewer than two patients.
     """
     for name, images in sets.items():
         check_set(name, images, rows)
-    test, unique = cohort.rows("test"), np.unique(rows)
+    test, unique, more = cohort.rows("test"), np.unique(rows), cohort.rows("validation")
     people = cohort.table["subject_id"].to_numpy()
     folds = patient_folds(people[test], seed=seed)
     scores: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((repeats, len(test))))
     for fold in range(folds.max() + 1):
         judge = test[folds == fold]
         mine, real = (~np.isin(people[r], people[judge]) for r in (rows, unique))
-        truth = np.asarray(cohort.images[unique[real]]), np.asarray(cohort.masks[unique[real]])
-        judged = np.asarray(cohort.images[judge]), np.asarray(cohort.masks[judge])
-        arms = {"cohort": truth}
+        truth, judged = _pairs(cohort, unique[real]), _pairs(cohort, judge)
+        arms = {"cohort": truth} | ({"more_patients/both": _mixed(truth, _pairs(cohort, more))} if len(more) else {})
         for name, images in sets.items():
             drawn = images[mine], np.asarray(cohort.masks[rows[mine]])
-            both = tuple(np.concatenate(parts) for parts in zip(truth, drawn, strict=True))
-            arms |= {f"{name}/synthetic": drawn, f"{name}/both": both}
+            arms |= {f"{name}/synthetic": drawn, f"{name}/both": _mixed(truth, drawn)}
         for (arm, data), repeat in product(arms.items(), range(repeats)):
             model = train_segmenter(*data, steps=steps, seed=seed + fold + 1000 * repeat)
             scores[arm][repeat, folds == fold] = dice(model, *judged)
     mean = {arm: values.mean(axis=0) for arm, values in scores.items()}
-    report: dict = {name: {} for name in ("cohort", *sets)}
+    report: dict = {}
     for arm, values in mean.items():
         name, _, kind = arm.partition("/")
         entry = estimate(values, people[test]) | {"by_seed": scores[arm].mean(axis=1).tolist()}
         if kind:
             entry = {kind: entry, f"{kind}_ratio": ratio(values, mean["cohort"], people[test], seed)}
-        report[name] |= entry
+        report[name] = report.get(name, {}) | entry
     return report
+
+
+def _pairs(cohort: Cohort, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences (n, 4, H, W) and masks (n, H, W) of rows of the cohort."""
+    return np.asarray(cohort.images[rows]), np.asarray(cohort.masks[rows])
+
+
+def _mixed(*sets: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """All pairs in one set."""
+    return tuple(np.concatenate(parts) for parts in zip(*sets, strict=True))
 
 
 def _shrink(images: np.ndarray, masks: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -116,8 +116,9 @@ def test_two_sample(cohort: Cohort, features: Features, rows: np.ndarray) -> Non
 def test_utility(cohort: Cohort, rows: np.ndarray) -> None:
     report = utility.utility({"real": np.asarray(cohort.images[rows])}, rows, cohort, steps=2, repeats=2)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert set(report) == {"cohort", "real"} and report["cohort"]["n"] == len(cohort.rows("test"))
+    assert set(report) == {"cohort", "real", "more_patients"} and report["cohort"]["n"] == len(cohort.rows("test"))
     assert set(report["real"]) == {"synthetic", "both", "synthetic_ratio", "both_ratio"}
+    assert set(report["more_patients"]) == {"both", "both_ratio"}
     for arm in (report["cohort"], report["real"]["both"]):
         assert len(set(arm["by_seed"])) == 2, "two seeds, one segmenter"
         assert arm["value"] == pytest.approx(np.mean(arm["by_seed"]))
@@ -137,7 +138,9 @@ def test_no_patient_teaches_and_judges(cohort: Cohort, rows: np.ndarray, monkeyp
     monkeypatch.setattr(utility, "train_segmenter", train)
     monkeypatch.setattr(utility, "dice", judge)
     report = utility.utility({"a": np.asarray(cohort.images[rows])}, rows, cohort, repeats=1)
-    assert len(taught) == 6 and report["a"]["both_ratio"]["value"] == 1
+    assert len(taught) == 8 and report["a"]["both_ratio"]["value"] == 1
+    more = {m.tobytes() for m in np.asarray(cohort.masks[cohort.rows("validation")])}
+    assert [more <= masks for masks in taught] == [False, True, False, False] * 2, "true slices of other patients"
 
 
 def test_ratio_by_hand() -> None:
