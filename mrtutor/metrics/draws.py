@@ -96,13 +96,19 @@ def orders(cohort: Cohort, rows: Iterable[int], *, seed: int = 0, swap_idh: bool
         swap_idh: ask for the other IDH type than the patient's.
 
     Raises:
-        ValueError: no held-out slice of a type.
+        ValueError: rows outside the test split; no held-out slice of a type.
     """
+    rows = np.asarray(list(rows), dtype=int)
+    if outside := np.setdiff1d(rows, cohort.rows(SPLIT)).tolist():
+        raise ValueError(
+            f"Rows {', '.join(map(str, outside[:3]))} are not of the {SPLIT} split: only structures of held-out "
+            "patients are drawn from; choose them with held_out_rows(cohort, count)."
+        )
     ranked = [_patients_in_turn(cohort, _rows_of(cohort, idh)) for idh in IDH]
     place = {row: (rank, own) for own, of_type in enumerate(ranked) for rank, row in enumerate(of_type.tolist())}
     times: Counter[int] = Counter()
     found = []
-    for row in map(int, rows):
+    for row in rows.tolist():
         rank, own = place[row]
         edges_of = list(Modality)[(rank + times[row]) % len(Modality)]
         number = len(IDH) * (rank + times[row] * len(ranked[own])) + own  # mutant even, wild odd: none comes twice
@@ -151,7 +157,7 @@ def draw_set(
             (4, 256, 256) finite values in [0, 1].
     """
     rows = np.asarray(list(rows), dtype=int)
-    _check(name, cohort, rows)
+    _check(name, rows)
     wanted = orders(cohort, rows, seed=seed, swap_idh=swap_idh)
     key = hashlib.sha256(f"{sampler.key} {cohort_key(cohort)} {seed}".encode()).hexdigest()[:12]
     place = Path(folder) / f"{name}-{key}"
@@ -234,13 +240,8 @@ def _as_uint8(name: str, drawn: object) -> np.ndarray:
     return np.round(sequence * 255).astype(np.uint8)
 
 
-def _check(name: str, cohort: Cohort, rows: np.ndarray) -> None:
+def _check(name: str, rows: np.ndarray) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"Expected a name of letters, digits, - and _, got {name!r}: it becomes a folder's name.")
     if not len(rows):
         raise ValueError("Expected at least one row, got none: choose them with held_out_rows(cohort, count).")
-    if outside := np.setdiff1d(rows, cohort.rows(SPLIT)).tolist():
-        raise ValueError(
-            f"Rows {', '.join(map(str, outside[:3]))} are not of the {SPLIT} split: only structures of held-out "
-            "patients are drawn from; choose them with held_out_rows(cohort, count)."
-        )

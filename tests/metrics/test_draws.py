@@ -108,6 +108,8 @@ def test_what_is_wrong_is_said(cohort, tmp_path):
     rows, good = held_out_rows(cohort, 2), Sampler("w", noise)
     with pytest.raises(ValueError, match="not of the test split"):
         draw_set("ours", good, cohort, cohort.rows("train")[:2], tmp_path)
+    with pytest.raises(ValueError, match="not of the test split"):
+        orders(cohort, cohort.rows("train")[:2])
     with pytest.raises(ValueError, match="at least one row"):
         draw_set("ours", good, cohort, [], tmp_path)
     with pytest.raises(ValueError, match="letters, digits"):
