@@ -179,5 +179,5 @@ READS = {  # parts of the key that a section depends on, besides models, cohort 
     "structure": (),
     "two_sample": ("features", "steps"),
     "memorisation": (),
-    "utility": ("steps", "repeats"),
+    "utility": ("steps", "repeats", "few"),
 }

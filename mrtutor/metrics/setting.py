@@ -75,6 +75,7 @@ class Setting:
             "features": network_key(self.features.network),
             "steps": self.steps or {"two_sample": two_sample.STEPS, "utility": segmentation.STEPS},
             "repeats": self.repeats,
+            "few": segmentation.FEW,
             "resamples": self.resamples,
         }
 

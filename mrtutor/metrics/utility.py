@@ -7,6 +7,7 @@ Axes: B, n sequences · M = 4 modalities in the order of `Modality` · H, W imag
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -26,6 +27,8 @@ from mrtutor.vocabulary import Modality
 # 100 training slices and judged by 120 of validation patients, 200, 400 and 800 steps reach a Dice of .86, .91 and .93.
 STEPS, BATCH, RATE = 400, 8, 3e-3
 REPEATS = 2  # segmenters per arm: one that is taught by pictures that fit no mask ends anywhere, by luck of its seed
+FEW = 2  # patients with true slices, where these are rare
+BASES = {"synthetic": "cohort", "both": "cohort", "with_few": "few_patients"}  # what the Dice of an arm is divided by
 SHRINK = 2  # 128 pixels a side: a tumour is larger than two pixels, and a step costs a quarter
 
 
@@ -126,37 +129,37 @@ def utility(
     Structures are those of the test patients themselves, and a mask known from training would be a gift. So half of the
     patients train and the other half judges, and the reverse. Every segmenter takes the same number of steps. A set
     that followed no structure does not fit its masks: its Dice is a null. And what could mixing bring at most? Beside
-    it stand the cohort's slices mixed with as real ones, those of the validation patients, if there are any.
+    it stand the cohort's slices mixed with as real ones, those of the validation patients, if there are any. Pictures
+    may be rare where structures are not: so each set is mixed with the true slices of `FEW` patients, too.
 
     Args:
         steps: of each segmenter.
-        repeats: segmenters of different seeds; a slice's Dice is their mean.
+        repeats: segmenters of different seeds, and of different few patients; a slice's Dice is their mean.
 
     Returns:
-        {"cohort": {"value", "ci95", "sd", "n", "by_seed"}, set: {"synthetic": …, "both": …, "synthetic_ratio":
-        {"value", "ci95", "n"}, "both_ratio": …}, "more_patients": {"both": …, "both_ratio": …}}; ratios are to the
-        cohort's Dice, over the same slices; "by_seed" is the mean Dice of each repeat, whose spread the interval, over
-        patients, does not hold.
+        {"cohort": {"value", "ci95", "sd", "n", "by_seed"}, "few_patients": …, set: {"synthetic": …, "both": …,
+        "with_few": …, "synthetic_ratio": {"value", "ci95", "n"}, "both_ratio": …, "with_few_ratio": …},
+        "more_patients": {"both": …, "both_ratio": …}}; ratios are to the Dice of the arm in `BASES`, over the same
+        slices; "by_seed" is the mean Dice of each repeat, whose spread the interval, over patients, does not hold.
 
     Raises:
         ValueError: a set of wrong shape or type; fewer than two patients.
     """
     for name, images in sets.items():
         check_set(name, images, rows)
-    test, unique, more = cohort.rows("test"), np.unique(rows), cohort.rows("validation")
+    test, unique = cohort.rows("test"), np.unique(rows)
     people = cohort.table["subject_id"].to_numpy()
     folds = patient_folds(people[test], seed=seed)
     scores: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((repeats, len(test))))
-    for fold in range(folds.max() + 1):
+    for fold, repeat in product(range(folds.max() + 1), range(repeats)):
         judge = test[folds == fold]
+        judged = _pairs(cohort, judge)
         mine, real = (~np.isin(people[r], people[judge]) for r in (rows, unique))
-        truth, judged = _pairs(cohort, unique[real]), _pairs(cohort, judge)
-        arms = {"cohort": truth} | ({"more_patients/both": _mixed(truth, _pairs(cohort, more))} if len(more) else {})
-        for name, images in sets.items():
-            drawn = images[mine], np.asarray(cohort.masks[rows[mine]])
-            arms |= {f"{name}/synthetic": drawn, f"{name}/both": _mixed(truth, drawn)}
-        for (arm, data), repeat in product(arms.items(), range(repeats)):
-            model = train_segmenter(*data, steps=steps, seed=seed + fold + 1000 * repeat)
+        own = unique[real]
+        few = own[np.isin(people[own], _some(people[own], seed + repeat))]
+        drawn = {name: images[mine] for name, images in sets.items()}
+        for arm, pairs in _lessons(cohort, drawn, rows[mine], own, few):
+            model = train_segmenter(*pairs, steps=steps, seed=seed + fold + 1000 * repeat)
             scores[arm][repeat, folds == fold] = dice(model, *judged)
     mean = {arm: values.mean(axis=0) for arm, values in scores.items()}
     report: dict = {}
@@ -164,9 +167,35 @@ def utility(
         name, _, kind = arm.partition("/")
         entry = estimate(values, people[test]) | {"by_seed": scores[arm].mean(axis=1).tolist()}
         if kind:
-            entry = {kind: entry, f"{kind}_ratio": ratio(values, mean["cohort"], people[test], seed)}
+            entry = {kind: entry, f"{kind}_ratio": ratio(values, mean[BASES[kind]], people[test], seed)}
         report[name] = report.get(name, {}) | entry
     return report
+
+
+def _some(patients: np.ndarray, seed: int) -> np.ndarray:
+    """`FEW` of the patients, or all where there are no more."""
+    return np.random.default_rng(seed).permutation(np.unique(patients))[:FEW]
+
+
+def _lessons(
+    cohort: Cohort, sets: Sets, rows: np.ndarray, own: np.ndarray, few: np.ndarray
+) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
+    """Name of each arm with the pictures and masks that teach it.
+
+    Args:
+        sets: what was drawn of `rows`, the rows that may teach.
+        own, few: rows of all that may teach, each once, and of few patients.
+    """
+    truth, rare, more = _pairs(cohort, own), _pairs(cohort, few), cohort.rows("validation")
+    yield "cohort", truth
+    yield "few_patients", rare
+    if len(more):
+        yield "more_patients/both", _mixed(truth, _pairs(cohort, more))
+    masks = np.asarray(cohort.masks[rows])
+    for name, images in sets.items():
+        yield f"{name}/synthetic", (images, masks)
+        yield f"{name}/both", _mixed(truth, (images, masks))
+        yield f"{name}/with_few", _mixed(rare, (images, masks))
 
 
 def _pairs(cohort: Cohort, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -88,7 +88,7 @@ def test_the_report_has_the_contracts_keys_and_finite_numbers(report):
     assert "follows_mask" in content["prompt_against_mask"]["ours"]
     assert "follows_mask" not in content["prompt_against_mask"]["ldm"], "it was given no mask"
     assert set(content["memorisation"]) == {"held_out", "ours", "ldm"}
-    assert set(content["utility"]) == {"cohort", "ours", "ldm"}, "no validation patients to mix with"
+    assert set(content["utility"]) == {"cohort", "few_patients", "ours", "ldm"}, "no validation patients to mix with"
 
 
 def test_a_cut_run_goes_on_where_it_was(setting, report, tmp_path, monkeypatch):

@@ -116,10 +116,14 @@ def test_two_sample(cohort: Cohort, features: Features, rows: np.ndarray) -> Non
 def test_utility(cohort: Cohort, rows: np.ndarray) -> None:
     report = utility.utility({"real": np.asarray(cohort.images[rows])}, rows, cohort, steps=2, repeats=2)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert set(report) == {"cohort", "real", "more_patients"} and report["cohort"]["n"] == len(cohort.rows("test"))
-    assert set(report["real"]) == {"synthetic", "both", "synthetic_ratio", "both_ratio"}
+    assert set(report) == {"cohort", "real", "more_patients", "few_patients"}
+    assert report["cohort"]["n"] == len(cohort.rows("test"))
+    assert set(report["real"]) == {f"{kind}{of}" for kind in ("synthetic", "both", "with_few") for of in ("", "_ratio")}
     assert set(report["more_patients"]) == {"both", "both_ratio"}
-    for arm in (report["cohort"], report["real"]["both"]):
+    for kind, base in {"both": "cohort", "with_few": "few_patients"}.items():
+        over = report["real"][kind]["value"] / report[base]["value"]
+        assert report["real"][f"{kind}_ratio"]["value"] == pytest.approx(over)
+    for arm in (report["cohort"], report["few_patients"], report["real"]["both"]):
         assert len(set(arm["by_seed"])) == 2, "two seeds, one segmenter"
         assert arm["value"] == pytest.approx(np.mean(arm["by_seed"]))
 
@@ -138,9 +142,27 @@ def test_no_patient_teaches_and_judges(cohort: Cohort, rows: np.ndarray, monkeyp
     monkeypatch.setattr(utility, "train_segmenter", train)
     monkeypatch.setattr(utility, "dice", judge)
     report = utility.utility({"a": np.asarray(cohort.images[rows])}, rows, cohort, repeats=1)
-    assert len(taught) == 8 and report["a"]["both_ratio"]["value"] == 1
+    assert len(taught) == 12 and report["a"]["both_ratio"]["value"] == 1
     more = {m.tobytes() for m in np.asarray(cohort.masks[cohort.rows("validation")])}
-    assert [more <= masks for masks in taught] == [False, True, False, False] * 2, "true slices of other patients"
+    others = [False, False, True, False, False, False] * 2
+    assert [more <= masks for masks in taught] == others, "true slices of other patients"
+
+
+def test_few_patients_are_few_and_change_with_the_repeat(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.arange(24)  # of twelve patients
+    monkeypatch.setattr(Cohort, "rows", lambda self, split: rows if split == "test" else rows[:0])
+    people, masks = cohort.table["subject_id"].to_numpy(), np.asarray(cohort.masks)
+    owner = {masks[row].tobytes(): people[row] for row in rows}
+    taught: list[set[str]] = []
+    monkeypatch.setattr(
+        utility, "train_segmenter", lambda images, masks, **_: taught.append({owner[m.tobytes()] for m in masks})
+    )
+    monkeypatch.setattr(utility, "dice", lambda model, images, masks: np.ones(len(images)))
+    utility.utility({"a": np.asarray(cohort.images[rows])}, rows, cohort, repeats=3)
+    whole, few, mixed = taught[0::5], taught[1::5], taught[4::5]
+    assert {len(names) for names in whole} == {6} and {len(names) for names in few} == {utility.FEW}
+    assert len(set.union(*few[:3])) > utility.FEW, "three repeats, always the same patients"
+    assert all(rare < every for rare, every in zip(few, whole, strict=True)) and mixed == whole
 
 
 def test_ratio_by_hand() -> None:

@@ -87,6 +87,18 @@ def test_another_reader_costs_the_prompt_and_nothing_else(report, cohort, tmp_pa
     assert all(found[name] == kept[name] for name in ("autoencoder", "structure", "memory", "cost"))
 
 
+def test_other_real_cases_cost_the_autoencoder_and_nothing_else(report, cohort, tmp_path, monkeypatch) -> None:
+    kept, _, pipe, reader = report
+    own = tmp_path / "weights.json"
+    own.write_text(json.dumps(kept))
+    for name in ("prompt", "structure", "sequence", "cost", "diversity"):
+        monkeypatch.setattr(weights, f"{name}_figures", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr(weights, "autoencoder_figures", lambda e: {"real": [folder.name for folder in e.real]})
+    found = weights.evaluate_weights(pipe, cohort, reader, own, count=3, real=[tmp_path / "A", tmp_path / "B"])
+    assert found["autoencoder"] == {"real": ["A", "B"]} and found["of"]["real"] == ["A", "B"]
+    assert all(found[name] == kept[name] for name in ("prompt", "structure", "memory", "cost"))
+
+
 def test_a_real_cohort_has_no_noise_ceiling(cohort) -> None:
     real = {name: value for name, value in cohort.manifest.items() if name != "seed"}
     evaluation = SimpleNamespace(cohort=replace(cohort, manifest=real), cases=SimpleNamespace(rows=[0, 1]))
