@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from mrtutor.baselines.duel import STAGE, Duel
 from mrtutor.baselines.stylegan2 import StyleGAN2, load_stylegan2
 from mrtutor.files import CHECKSUMS, sha256
-from mrtutor.training.batches import SliceBatches, cohort_key
+from mrtutor.training.batches import SliceBatches, cohort_key, label_keys
 from mrtutor.training.checkpoint import load_checkpoint, save_checkpoint
 from mrtutor.training.logs import Log
 from mrtutor.training.loop import step_generator, write_cost
@@ -54,6 +54,7 @@ def train_stylegan2(run: Run, *, resume: bool = False, stop_after: int | None = 
     batches = SliceBatches(run.cohort, run.cohort.rows("train"), settings.crop)
     tied = replace(settings, steps=0) if settings.schedule == "constant" else settings  # steps change no step then
     fingerprint = f"{STAGE} seed={run.seed} {tied} {recipe} {run.preset.name} {cohort_key(run.cohort)}"
+    fingerprint += f" labels {label_keys(run.cohort)['labels']}"  # the classes
     fingerprint += f" after {sha256(run.start / CHECKSUMS)}" if before else ""
     start, seconds = 0, 0.0
     if resume and (state := load_checkpoint(folder, fingerprint)):

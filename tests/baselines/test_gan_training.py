@@ -126,6 +126,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(cohort, tmp_path, monkeypatch):
 def test_checkpoint_of_another_run_is_refused(trained, cohort):
     with pytest.raises(ValueError, match="another run"):
         train_stylegan2(Run(QUICK, cohort, trained, seed=1), resume=True)
+    swapped = cohort.table.assign(idh=cohort.table["idh"].map({"mutant": "wild", "wild": "mutant"}))
+    with pytest.raises(ValueError, match="another run"):  # the same pixels under other names
+        train_stylegan2(Run(QUICK, replace(cohort, table=swapped), trained), resume=True)
     assert load_stylegan2(trained / "stylegan2").about["seed"] == 0
 
 
