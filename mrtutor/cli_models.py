@@ -1,22 +1,35 @@
 """Commands that train, sample and measure; they join the app of `mrtutor.cli`."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrtutor.cli import PresetName, app, check_device, plain_errors
 
+if TYPE_CHECKING:
+    from mrtutor.data.cohort import Cohort
+
 CohortFolder = Annotated[Path, typer.Option(help="Folder of a prepared cohort.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same result on one machine.")]
 Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")]
 
-OPTION_STAGES = {  # options of `train` that not every stage reads
-    "variant": ("guidance", "all"),
-    "text_encoder": ("text", "all"),
-    "unet": ("denoiser", "all"),
-    "vae": ("autoencoder", "all"),
-    "start": ("guidance", "stylegan2"),
+FULL = "without --quick or --variants"
+REPORTS = {"--variants": "variants", "--quick": "weights", FULL: "evaluation"}  # of `evaluate`, in data/results
+TAKEN_BY = {  # options that not every stage of `train`, or not every way to `evaluate`, reads
+    "train": {
+        "variant": ("guidance", "all"),
+        "text_encoder": ("text", "all"),
+        "unet": ("denoiser", "all"),
+        "vae": ("autoencoder", "all"),
+        "start": ("guidance", "stylegan2"),
+    },
+    "evaluate": {
+        **dict.fromkeys(("stylegan2", "ldm", "paper_variant", "section", "clip"), (FULL,)),
+        **dict.fromkeys(("trained_on", "real"), ("--quick",)),
+        **dict.fromkeys(("run", "preset"), ("--variants",)),
+    },
 }
 
 
@@ -46,7 +59,7 @@ def train(
     from mrtutor.presets import load_preset
     from mrtutor.training import stages
 
-    _check_options(stage, variant=variant, text_encoder=text_encoder, unet=unet, vae=vae, start=start)
+    _check_options("train", stage, variant=variant, text_encoder=text_encoder, unet=unet, vae=vae, start=start)
     check_device(device)
     chosen = Variant(variant) if variant else None
     folder, hub = out or Path("outputs") / preset, HubSources(text_encoder, unet, vae)
@@ -65,12 +78,13 @@ def train(
             typer.echo(f"Done: {name} trained in {path}; log and sheets in {folder / 'runs'}.")
 
 
-def _check_options(stage: str, **options: object) -> None:
-    """Refuse an option that the stage would not read."""
+def _check_options(command: str, mode: str, **options: object) -> None:
+    """Refuse an option that this stage of a command, or this way to call it, would not read."""
     for name, value in options.items():
-        if value is not None and stage not in OPTION_STAGES[name]:
-            option, stages = f"--{name.replace('_', '-')}", " or ".join(OPTION_STAGES[name])
-            raise ValueError(f"{option} is for `train {stages}`, got it with {stage!r}: leave it out.")
+        takers = TAKEN_BY[command][name]
+        if value and mode not in takers:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is for `{command} {' or '.join(takers)}`, got it with {mode!r}: leave it out.")
 
 
 @app.command()
@@ -133,12 +147,18 @@ def evaluate(
     clip: Annotated[Path | None, typer.Option(help="A hub CLIP (ViT-B/16) as a second judge of prompts.")] = None,
     reader: Annotated[Path, typer.Option(help="Independent reader; trained here if missing.")] = Path("outputs/reader"),
     draws: Annotated[Path, typer.Option(help="Where drawn sequences are kept.")] = Path("outputs/evaluation"),
-    run: Annotated[Path, typer.Option(help="With --variants: the training run.")] = Path("outputs/laptop"),
-    preset: PresetName = "laptop",
+    run: Annotated[Path | None, typer.Option(help="With --variants: training run; default outputs/laptop.")] = None,
+    preset: Annotated[str | None, typer.Option(help="With --variants: that of the run; default laptop.")] = None,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Report; default data/results/….json.")] = None,
-    device: Annotated[str, typer.Option(help="What trained the weights, for the record.")] = "2 CPU cores",
-    real: Annotated[list[Path] | None, typer.Option(help="Folder of a real case, for the autoencoder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Report; default in data/results, for weights laptop on simulated patients.")
+    ] = None,
+    trained_on: Annotated[
+        str | None, typer.Option(help="With --quick: what trained the weights, for the record; default 2 CPU cores.")
+    ] = None,
+    real: Annotated[
+        list[Path] | None, typer.Option(help="With --quick: folder of a real case, for the autoencoder.")
+    ] = None,
 ) -> None:
     """Measure models on the cohort's test patients: Tables 1, 2 and 3, every figure with its null or ceiling."""
     from mrtutor.data.cohort import Cohort
@@ -146,21 +166,24 @@ def evaluate(
 
     if quick and variants:
         raise ValueError("Expected --quick or --variants, got both: run one after the other.")
-    name = "variants" if variants else "weights" if quick else "evaluation"
-    opened, out = Cohort.open(cohort), out or Path("data/results") / f"{name}.json"
+    mode = "--variants" if variants else "--quick" if quick else FULL
+    others = {"stylegan2": stylegan2, "ldm": ldm, "paper_variant": paper_variant, "section": section, "clip": clip}
+    _check_options("evaluate", mode, **others, trained_on=trained_on, real=real, run=run, preset=preset)
+    opened, preset = Cohort.open(cohort), preset or "laptop"
+    out = out or _shipped_report(mode, preset if variants else pipeline, opened)
     if variants:
         from mrtutor.metrics.variants import compare_variants
         from mrtutor.presets import load_preset
         from mrtutor.training.run import Run
 
-        work = Run(load_preset(preset), opened, run, seed)
+        work = Run(load_preset(preset), opened, run or Path("outputs/laptop"), seed)
         report = compare_variants(work, variants, count=count or 50, output=out)
     elif quick:
         from mrtutor.metrics.weights import evaluate_weights
         from mrtutor.sampling.pretrained import load_pretrained
 
         weights = load_pretrained(pipeline)
-        options = {"count": count or 100, "seed": seed, "trained_on": device, "real": real or ()}
+        options = {"count": count or 100, "seed": seed, "trained_on": trained_on or "2 CPU cores", "real": real or ()}
         report = evaluate_weights(weights, opened, train_reader(opened, reader), out, **options)
     else:
         from mrtutor.metrics import evaluation, setting
@@ -175,6 +198,21 @@ def evaluate(
         what = setting.Setting(opened, models, asked, judges, features, **options)
         report = evaluation.evaluate(what, out, draws, chosen)
     typer.echo(f"Done: {', '.join(k for k, v in report.items() if isinstance(v, dict) and k != 'of')} in {out}.")
+
+
+def _shipped_report(mode: str, weights: str, cohort: "Cohort") -> Path:
+    """Where the figures of the shipped weights stand; those of others, or of other patients, never replace them."""
+    from mrtutor.training.batches import recipe_key
+
+    path = Path("data/results") / f"{REPORTS[mode]}.json"
+    of = json.loads(path.read_text())["of"] if path.is_file() else {}
+    here = recipe_key(cohort)
+    if weights != "laptop" or of.get("recipe" if mode == FULL else "cohort_recipe", here) != here:
+        raise ValueError(
+            f"{path} is of the weights laptop on the course's own cohort, got {weights} on {cohort.path}: "
+            "say with --out where the report is to go, as --out outputs/results.json."
+        )
+    return path
 
 
 def _samplers(

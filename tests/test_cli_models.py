@@ -80,7 +80,8 @@ def test_mistakes_are_one_line(cohort: Path, tmp_path: Path) -> None:
     refused(run(*models, "--section", "table4"), "Unknown section table4", "table2, table3")
     refused(run(*models, "--pipeline", "smoke", "--ldm", tmp_path / "ldm"), "No weights")
     refused(run(*models, "--pipeline", "smoke", "--clip", tmp_path / "clip"), "No CLIP in", "vit-base-patch16")
-    refused(run("evaluate", "--variants", 2, "--preset", "smoke", "--cohort", cohort, "--run", tmp_path), "is missing")
+    smoke = ("--variants", 2, "--preset", "smoke", "--cohort", cohort, "--run", tmp_path)
+    refused(run("evaluate", *smoke, "--out", tmp_path / "e.json"), "is missing")
     assert not (tmp_path / "e.json").exists() and not (tmp_path / "draws").exists()
     assert not (tmp_path / "w").exists() and not list(Path(tmp_path).rglob(".tmp-*"))
 
@@ -97,6 +98,31 @@ def test_an_option_of_another_stage_is_named(cohort: Path, tmp_path: Path) -> No
         refused(run("train", stage, option, value, *base), f"{option} is for `train {of}`, got it with {stage!r}")
     refused(run("train", "guidance", "--variant", "Z", *base), "Unknown guidance variant 'Z'", "none, A, B, C, D")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_option_of_another_way_to_evaluate_is_named(cohort: Path, tmp_path: Path) -> None:
+    base, full = ("--cohort", cohort, "--out", tmp_path / "e.json"), "without --quick or --variants"
+    for mode, option, value, of in (
+        (("--quick",), "--section", "table1", full),
+        (("--quick",), "--ldm", tmp_path, full),
+        (("--variants", 2), "--clip", tmp_path, full),
+        ((), "--real", tmp_path, "--quick"),
+        ((), "--trained-on", "a GPU", "--quick"),
+        (("--quick",), "--preset", "smoke", "--variants"),
+    ):
+        got = f"got it with {(mode[0] if mode else full)!r}"
+        refused(run("evaluate", *mode, option, value, *base), f"{option} is for `evaluate {of}`", got)
+    assert not (tmp_path / "e.json").exists()
+
+
+def test_other_weights_or_patients_never_write_over_the_shipped_figures(cohort: Path) -> None:
+    for mode, name in (((), "evaluation"), (("--quick",), "weights"), (("--variants", 2), "variants")):
+        path = Path("data/results") / f"{name}.json"
+        before = path.read_bytes()
+        own = f"{path} is of the weights laptop on the course's own cohort"
+        refused(run("evaluate", *mode, "--cohort", cohort), own, f"got laptop on {cohort}", "--out")
+        assert path.read_bytes() == before
+    refused(run("evaluate", "--cohort", cohort, "--pipeline", "smoke"), "got smoke on", "--out")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "" if torch.cuda.is_available() else "cuda"])

@@ -38,8 +38,10 @@ def test_figures_come_from_the_results_file(tmp_path: Path) -> None:
     (tmp_path / "data/results").mkdir(parents=True)
     one = {"value": 33.25, "ci95": [33.0, 33.5], "n": 400}
     results = {"autoencoder": {"psnr_db": one, "ceiling_psnr_db": one | {"value": 39.0}}}
+    results["structure"] = {"D": one, "attainable": one | {"value": 0.859}}
     (tmp_path / "data/results/weights.json").write_text(json.dumps(results))
     assert "| 33.2 | 33 … 33.5 | 400 | noise alone 39 |" in figures(tmp_path)
+    assert "| 400 | true slices 0.859 |" in figures(tmp_path)
 
 
 def test_results_come_from_the_evaluation_and_leave_out_what_was_not_measured(tmp_path: Path) -> None:

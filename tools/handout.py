@@ -24,6 +24,7 @@ CHAPTERS = "[0-9][0-9]_*.ipynb"
 SOLUTION_LINK = re.compile(r"\[[^\]]*\]\((?:\.\./)?solutions/[^)]*\)")
 INSTEAD = "your lecturer's copy"  # of a link to the solutions
 TIMES = "times.md"
+PAGE = "notebooks/README.md"  # for lecturers
 MARKED = re.compile(r"(<!-- chapters -->\n).*?(<!-- /chapters -->)", flags=re.S)
 
 
@@ -69,7 +70,7 @@ def instructor(root: Path, out: Path) -> int:
     """Write the lecturers' copy; returns the number of chapters."""
     paths = chapters(root)
     with _new_folder(out) as folder:
-        for path in [*paths, root / "notebooks/README.md"]:
+        for path in [*paths, root / PAGE]:
             if path.is_file():
                 shutil.copy(path, folder / path.name)
         for name in ("figures", "solutions"):
@@ -117,6 +118,16 @@ def page(root: Path) -> int:
     Raises:
         ValueError: the page lacks the two marks.
     """
+    write_text(root / PAGE, page_text(root))
+    return len(chapters(root))
+
+
+def page_text(root: Path) -> str:
+    """The lecturers' page with its table of chapters made anew.
+
+    Raises:
+        ValueError: the page lacks the two marks.
+    """
     lines = ["| chapter | teaches, in `mrtutor` | paper | needs | time |", "|---|---|---|---|---|"]
     for path in chapters(root):
         book = nbformat.read(path, as_version=4)
@@ -126,12 +137,10 @@ def page(root: Path) -> int:
         rows, link = facts(book), f"[{path.stem}]({path.name})"
         paper, needs = rows.get("Paper", ""), rows.get("Needs", "")
         lines.append(f"| {link} | {modules} | {paper} | {needs} | {stated_time(book)} |")
-    readme = root / "notebooks/README.md"
-    text = readme.read_text()
+    text = (root / PAGE).read_text()
     if not MARKED.search(text):
-        raise ValueError(f"{readme} lacks <!-- chapters --> … <!-- /chapters -->: put the two marks back.")
-    write_text(readme, MARKED.sub(lambda m: m[1] + "\n".join(lines) + "\n" + m[2], text))
-    return len(lines) - 2
+        raise ValueError(f"{root / PAGE} lacks <!-- chapters --> … <!-- /chapters -->: put the two marks back.")
+    return MARKED.sub(lambda m: m[1] + "\n".join(lines) + "\n" + m[2], text)
 
 
 def last_run(executed: Path) -> str:
@@ -185,7 +194,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     out = options.out or root / "outputs" / options.whom
     try:
         if options.whom == "page":
-            print(f"Done: {page(root)} chapters in the table of notebooks/README.md.")
+            print(f"Done: {page(root)} chapters in the table of {PAGE}.")
             return 0
         count = {"student": student, "instructor": instructor}[options.whom](root, out)
     except (ValueError, OSError) as error:

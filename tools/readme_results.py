@@ -47,7 +47,8 @@ def table_1(report: dict) -> str:
     lines = [
         "**Table 1, image quality.** FD-MR: Fréchet distance to the training slices on the course's MR features, mean",
         "of the modalities. Edge F1: with the structure asked for. Told apart: share that a classifier tells from",
-        "held-out slices. Dice: of segmenters that saw synthetic slices only, over that of those taught by the cohort.",
+        "held-out slices; in the floor's row, training slices stand against these. Dice: of segmenters that saw",
+        "synthetic slices only, over that of those taught by the cohort.",
         "",
         "| pictures | FD-MR | above the floor | edge F1 | told apart | Dice, synthetic only |",
         "|---|---|---|---|---|---|",

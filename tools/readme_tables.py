@@ -23,7 +23,7 @@ FIGURES = (
     ("Modality read by an independent reader", "prompt", "modality_accuracy", "cohort", "modality_accuracy_cohort"),
     ("… from sentences unseen in training", "prompt", "paraphrase_modality_accuracy", None, None),
     ("IDH type read from a sequence", "prompt", "idh_accuracy", "cohort", "idh_accuracy_cohort"),
-    ("Edge F1 with the mask", "structure", "D", "attainable", "attainable"),
+    ("Edge F1 with the mask", "structure", "D", "true slices", "attainable"),
     ("Edge F1 with another patient's mask", "structure", "null", None, None),
     ("A drawn tumour brightens what it encloses (FLAIR, T2)", "tumour", "brightening", "true tumours", "cohort"),
 )

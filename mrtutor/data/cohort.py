@@ -76,6 +76,11 @@ class Cohort:
         """A row per patient: subject_id, idh, split, slices, source and, where simulated, the true phenotype."""
         return pd.read_csv(self.path / PATIENTS, dtype={"subject_id": str})
 
+    @property
+    def simulated(self) -> bool:
+        """Whether no slice is of a real patient."""
+        return set(self.table["source"]) == {"simulated"}
+
     def rows(self, split: str | None = None, idh: IDH | str | None = None) -> np.ndarray:
         """Row numbers of a split and of an IDH type, ascending, (n,) int64.
 

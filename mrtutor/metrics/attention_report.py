@@ -33,7 +33,6 @@ def report(cases: Sequence[dict], seed: int = 0) -> dict:
 
     tested = nulls(cases, seed)
     found = {
-        "simulated": True,
         "n": len(cases),
         "patients": len(set(patients)),
         "region": "pixels of the brain",

@@ -126,7 +126,8 @@ def attention_study(
             options = {"features": features, "causal": causal, "num_inference_steps": steps}
             write_json(path, measure_case(pipeline, case, rivals(case), cohort.masks[other_row], **options))
         measured.append(json.loads(path.read_text()))
-    found = {"of": key, "sigma_px": sigma, "guidance_scale": pipeline.config.guidance_scale} | report(measured, seed)
+    about = {"of": key, "simulated": cohort.simulated, "sigma_px": sigma}
+    found = about | {"guidance_scale": pipeline.config.guidance_scale} | report(measured, seed)
     write_json(output, found)
     return found
 

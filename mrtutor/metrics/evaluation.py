@@ -60,7 +60,7 @@ def evaluate(
     if kept:
         key["samplers"] = stored["of"]["samplers"] | key["samplers"]
     report = {"of": key, "seed": setting.seed, "commit": commit(), "preset": setting.preset}
-    report |= {"simulated": True, "count": setting.count} | kept
+    report |= {"simulated": setting.cohort.simulated, "count": setting.count} | kept
     drawn = draw_all(setting, folder, missing)
     bar = tqdm(missing.items(), desc="sections")
     for section, names in bar:

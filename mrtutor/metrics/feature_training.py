@@ -1,7 +1,7 @@
 """Train the MR feature network of `mrtutor.metrics.features`: once, on the cohort's training slices.
 
 Three questions at once, a linear head for each: which modality, which IDH type, how large a tumour. The independent
-reader has another seed, another task and half the resolution.
+reader learns the first two from the same slices, with another seed, at half the resolution, the type from four slices.
 
 Axes: B batch · H, W image pixels (256). Images are in [-1, 1].
 """
@@ -181,7 +181,9 @@ features) in which generated and simulated slices are compared: Fréchet distanc
 - Trained on {train} training slices x 4 modalities of the simulated cohort (seed {cohort_seed}, slices.npy {key}).
 - Task: modality, IDH type, and tumour area in four bins (edges at {edges} mm²), three linear heads at once.
 - Recipe: {done} of {steps} steps, batch {batch}, seed {seed}; slices mirrored and shifted, neither blurred nor
-  noised. The independent reader has another seed and another task.
+  noised.
+- The independent reader is its kin: it learns modality and IDH type from the same training slices, with another
+  seed, at half the resolution, the type from four slices at once.
 - No generator was ever conditioned on it, guided by it or trained with it.
 
 | question | accuracy on {test} test slices x 4 | chance |

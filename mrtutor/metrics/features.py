@@ -1,8 +1,9 @@
 """The MR feature network: what the Fréchet distance, KID and the two-sample test see of a slice.
 
 A small residual network, trained on the cohort's *training* slices to read three things at once: the modality, the IDH
-type and how large the tumour is. Its pooled 128 features are what is compared. It is neither the reader (other seed,
-other task, whole resolution) nor part of any generator, and no generator was ever conditioned on it or trained by it.
+type and how large the tumour is. Its pooled 128 features are what is compared. It is no part of any generator, and no
+generator was ever conditioned on it or trained by it. But the independent reader is its kin: that, too, learns modality
+and IDH type from these slices (with another seed, at half the resolution, the type from four slices at once).
 
 Axes: B, n slices · D = 128 features · H, W image pixels (256). Images are in [0, 1], or uint8.
 """

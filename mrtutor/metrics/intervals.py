@@ -7,7 +7,9 @@ RESAMPLES = 2000
 Z95 = 1.959964  # of the normal distribution, two-sided
 
 
-def estimate(values: np.ndarray | list, groups: np.ndarray | list | None = None, seed: int = 0) -> dict:
+def estimate(
+    values: np.ndarray | list, groups: np.ndarray | list | None = None, seed: int = 0, *, share: bool = True
+) -> dict:
     """Mean with a 95 % interval.
 
     The interval is a bootstrap's (percentile method; Efron & Tibshirani, 1993). For two kinds of values that is of no
@@ -18,6 +20,7 @@ def estimate(values: np.ndarray | list, groups: np.ndarray | list | None = None,
         groups: (n,) patient of each value. Slices of one patient are alike, so whole patients are resampled; without
             it each value is its own group. Or (n, k): the patients that each value mixes.
         seed: of the resampling.
+        share: values that are all 0 or all 1 are answers; False where they are figures that may be exactly that.
 
     Returns:
         {"value", "ci95": [low, high], "sd", "n"}.
@@ -30,7 +33,7 @@ def estimate(values: np.ndarray | list, groups: np.ndarray | list | None = None,
         raise ValueError(f"Expected a non-empty list of finite numbers, got shape {values.shape}: check the figure.")
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
     mixed = groups.ndim == 2 and len(np.unique(groups)) > groups.shape[1]
-    low, high = _jackknife(values, groups) if mixed else _bootstrap(values, groups, seed)
+    low, high = _jackknife(values, groups) if mixed else _bootstrap(values, groups, seed, share)
     return {
         "value": float(values.mean()),
         "ci95": [float(low), float(high)],
@@ -39,12 +42,12 @@ def estimate(values: np.ndarray | list, groups: np.ndarray | list | None = None,
     }
 
 
-def _bootstrap(values: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float]:
+def _bootstrap(values: np.ndarray, groups: np.ndarray, seed: int, share: bool) -> tuple[float, float]:
     if groups.ndim == 2:  # so few patients that each value mixes them all: nothing to leave out
         groups = np.arange(len(values))
     labels = np.unique(groups, return_inverse=True)[1]
     sums, counts = np.bincount(labels, weights=values), np.bincount(labels)
-    if len(sums) > 1 and (np.all(values == 0) or np.all(values == 1)):
+    if share and len(sums) > 1 and (np.all(values == 0) or np.all(values == 1)):
         return binomtest(round(len(sums) * values[0]), len(sums)).proportion_ci(method="wilson")
     draws = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
     means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)

@@ -140,7 +140,7 @@ def _rows(sources: Mapping[str, np.ndarray], patients: Mapping[str, np.ndarray],
 
 
 def _entry(values: np.ndarray, patients: np.ndarray) -> dict:
-    found = estimate(values, patients)
+    found = estimate(values, patients, share=False)
     return {"mean": found["value"], "sd": found["sd"], "n": found["n"], "ci95": found["ci95"]}
 
 

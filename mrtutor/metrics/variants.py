@@ -18,11 +18,11 @@ import numpy as np
 from diffusers import UNet2DConditionModel
 
 from mrtutor.files import atomic_path, sha256, write_json
-from mrtutor.metrics.generation import Cases, generate, held_out_cases, structure_f1
+from mrtutor.metrics.generation import Cases, generate, held_out_cases, of_another, structure_f1
 from mrtutor.models.denoiser import build_scheduler
 from mrtutor.models.guidance import Variant
 from mrtutor.sampling.pack import pipeline_of_run
-from mrtutor.training.batches import cohort_key
+from mrtutor.training.batches import cohort_key, recipe_key
 from mrtutor.training.objectives import DiffusionObjective
 from mrtutor.training.run import Run, latent_batches, validation_rows
 from mrtutor.training.stages import train
@@ -66,7 +66,7 @@ def compare_variants(
         {"of", "preset", "steps_budget", "batch_size", "seed", "attainable", "null", "plain_error", "A": {"curve":
         [[step, error], …] from step 0, the plain LDM, "edge_f1", "null_f1" (the same pictures against another case's
         structure), "seconds" of training}, "B": …}. "attainable" and "null" are the true slices against their own
-        and another case's structure. Error: Eq. 4, unweighted, on fixed validation slices.
+        and another patient's structure. Error: Eq. 4, unweighted, on fixed validation slices.
 
     Raises:
         ValueError: fewer than one step, or fewer than two cases.
@@ -78,6 +78,7 @@ def compare_variants(
     output, work = Path(output), _work_run(run, steps, points)
     recipe = work.settings("guidance")
     key = json.loads(_key_file(work.folder).read_text()) | {"cases": len(cases), "sampling_steps": sampling_steps}
+    key |= {"cohort_recipe": recipe_key(run.cohort), "sampling": str(SAMPLING)}
     report = json.loads(output.read_text()) if output.is_file() else {}
     if report.get("of") != key:  # another budget or other weights: nothing that stands there holds
         report = {"of": key, "preset": run.preset.name, "steps_budget": steps, "batch_size": recipe.batch_size}
@@ -173,9 +174,9 @@ def _f1(cases: Cases, sequences: np.ndarray) -> dict:
 
 
 def _null_f1(cases: Cases, sequences: np.ndarray) -> dict:
-    """Edge F1 with another case's structure, half-way round, so of another patient where there are several."""
-    elsewhere = np.roll(np.arange(len(cases)), len(cases) // 2)
-    return structure_f1(cases.structures[elsewhere], cases.edges_of, sequences, cases.patients)
+    """Edge F1 with the structure of another patient's case."""
+    other = of_another(cases.patients)
+    return structure_f1(cases.structures[other], cases.edges_of[other], sequences, cases.patients)
 
 
 def _draw_sheet(work: Run, cases: Cases, sampling_steps: int | None, path: Path) -> None:

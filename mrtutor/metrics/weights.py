@@ -25,7 +25,7 @@ from mrtutor.metrics.intervals import estimate
 from mrtutor.metrics.reader import Reader
 from mrtutor.metrics.record import commit
 from mrtutor.models.guidance import Variant
-from mrtutor.training.batches import cohort_key
+from mrtutor.training.batches import cohort_key, recipe_key
 
 COMPARISON = "variants.json"  # beside the report
 ASKS = {"reader": ("prompt",), "real": ("autoencoder",)}  # parts of the key that some figures alone depend on
@@ -61,14 +61,18 @@ def evaluate_weights(
         count: sequences (4 slices each).
         trained_on: device that trained the weights, for the record.
         real: folders of real cases, whose slices go through the autoencoder too.
+
+    Raises:
+        ValueError: a plain LDM, which takes no structure.
     """
+    if Variant(pipeline.config.variant) is Variant.NONE:
+        raise ValueError(
+            "These weights take no structure, and half of the model card's figures ask how a structure is followed: "
+            "measure a plain LDM with `mrtutor evaluate --ldm FOLDER`."
+        )
     drawn = {"seed": seed, "count": count, "cohort": cohort_key(cohort), "weights": weights_key(pipeline)}
     judged = {"reader": network_key(reader.modality, reader.idh), "real": [Path(folder).name for folder in real]}
-    report = {"of": drawn | judged, "seed": seed, "device_trained": trained_on, "commit": commit()}
-    report |= _kept(output, report["of"])
-    cases = held_out_cases(cohort, count)
-    sequences = _sequences(pipeline, cases, seed, output, drawn)
-    evaluation = Evaluation(pipeline, cohort, cases, reader, seed, sequences, tuple(real))
+    report = _kept(output, drawn | {"cohort_recipe": recipe_key(cohort)} | judged) | {"seed": seed}
     parts: dict[str, Callable[[Evaluation], dict]] = {
         "autoencoder": autoencoder_figures,
         "prompt": prompt_figures,
@@ -79,8 +83,13 @@ def evaluate_weights(
         "cost": cost_figures,
         "diversity": diversity_figures,
     }
+    if missing := parts.keys() - report.keys():
+        cases = held_out_cases(cohort, count)
+        sequences = _sequences(pipeline, cases, seed, output, drawn)
+        evaluation = Evaluation(pipeline, cohort, cases, reader, seed, sequences, tuple(real))
+        report |= {"device_trained": trained_on, "commit": commit()}
     for name, part in parts.items():
-        if name not in report:
+        if name in missing:
             report[name] = part(evaluation)
             write_json(output, report)
     report["structure"] |= other_variants(output.with_name(COMPARISON), report["structure"].get("shipped"), cohort)
@@ -89,37 +98,42 @@ def evaluate_weights(
 
 
 def _kept(output: Path, key: dict) -> dict:
-    """What of a stored report holds: nothing of other weights or cases, no prompt that another reader read."""
+    """What of a stored report holds: nothing of other weights or cases, no prompt that another reader read.
+
+    The same patients on another CPU, a few pixels one grey level off, are no other cases: "of" keeps their "cohort".
+    """
     stored = json.loads(output.read_text()) if output.is_file() else {}
-    changed = {part for part in key if stored.get("of", {}).get(part) != key[part]}
+    of = stored.get("of", {})
+    changed = {part for part in key if part != "cohort" and of.get(part) != key[part]}
     if changed - ASKS.keys():
-        return {}
+        return {"of": key}
     anew = {name for part in changed for name in ASKS[part]}
-    return {name: value for name, value in stored.items() if name not in anew} | {"of": key}
+    return {name: value for name, value in stored.items() if name not in anew} | {"of": key | {"cohort": of["cohort"]}}
 
 
 def _sequences(pipeline, cases: Cases, seed: int, output: Path, key: dict) -> np.ndarray:
-    """Generated sequences, kept beside the report as uint8 until it is complete."""
+    """Generated sequences, of 256 grey levels as in a file, kept beside the report as `.sequences.npz`."""
     path = output.with_suffix(".sequences.npz")
-    if path.is_file():
-        stored = np.load(path)
-        if json.loads(str(stored["key"])) == key:
-            return stored["sequences"].astype(np.float32) / 255
-    sequences = generation.generate(pipeline, cases, seed=seed)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, sequences=(sequences * 255).round().astype(np.uint8), key=json.dumps(key))
-    return sequences
+    stored = np.load(path) if path.is_file() else None
+    if stored is None or json.loads(str(stored["key"])) != key:
+        drawn = (generation.generate(pipeline, cases, seed=seed) * 255).round().astype(np.uint8)
+        stored = {"sequences": drawn, "key": json.dumps(key)}
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **stored)
+    return stored["sequences"].astype(np.float32) / 255
 
 
 def autoencoder_figures(e: Evaluation) -> dict:
     """PSNR, SSIM, tumour PSNR and rim contrast on unseen slices; and the ceiling that noise alone sets."""
     decoded = reconstruction.reconstruct_slices(e.pipeline.autoencoder, e.cases.images, torch.float32)
     by_slice = np.repeat(e.cases.patients, 4)
+    rims = reconstruction.rim_contrast_ratio(e.cases.images, decoded, e.cases.masks)
+    by_rim = e.cases.patients[reconstruction.has_rim(e.cases.images, e.cases.masks)]
     return {
         "psnr_db": estimate(reconstruction.psnr(e.cases.images, decoded), by_slice),
         "ssim": estimate(reconstruction.ssim(e.cases.images, decoded), by_slice),
         "tumour_psnr_db": estimate(reconstruction.tumour_psnr(e.cases.images, decoded, e.cases.masks), by_slice),
-        "rim_contrast_ratio": estimate(reconstruction.rim_contrast_ratio(e.cases.images, decoded, e.cases.masks)),
+        "rim_contrast_ratio": estimate(rims, by_rim),
         **noise_ceiling(e),
         **real_cases(e),
     }
@@ -178,14 +192,14 @@ def structure_figures(e: Evaluation) -> dict:
     """Edge F1 of the shipped variant, between what is attainable, what the autoencoder costs, and the null."""
     cases, f1 = e.cases, generation.structure_f1
     decoded = reconstruction.reconstruct_slices(e.pipeline.autoencoder, cases.images, torch.float32)
-    elsewhere = np.roll(np.arange(len(cases)), len(cases) // 2)  # another patient's structure
+    other = generation.of_another(cases.patients)
     variant = Variant(e.pipeline.config.variant)
     return {
         "shipped": str(variant),
         str(variant): f1(cases.structures, cases.edges_of, e.sequences, cases.patients),
         "attainable": f1(cases.structures, cases.edges_of, cases.images, cases.patients),
         "reconstruction": f1(cases.structures, cases.edges_of, decoded, cases.patients),
-        "null": f1(cases.structures[elsewhere], cases.edges_of, e.sequences, cases.patients),
+        "null": f1(cases.structures[other], cases.edges_of[other], e.sequences, cases.patients),
     }
 
 
@@ -193,10 +207,10 @@ def other_variants(comparison: Path, shipped: str | None, cohort: Cohort) -> dic
     """Edge F1 of the guidance variants that do not ship, with the steps that each was trained for.
 
     Args:
-        comparison: report of `mrtutor.metrics.variants.compare_variants`; {} where there is none of this cohort.
+        comparison: report of `mrtutor.metrics.variants.compare_variants`; {} where there is none of these patients.
     """
     found = json.loads(comparison.read_text()) if comparison.is_file() else {}
-    if found.get("of", {}).get("cohort") != cohort_key(cohort):
+    if found.get("of", {}).get("cohort_recipe") != recipe_key(cohort):
         return {}
     others = [str(v) for v in Variant if str(v) in found and str(v) != shipped]
     return {name: found[name]["edge_f1"] | {"steps": found["steps_budget"]} for name in others}
@@ -234,7 +248,8 @@ def diversity_figures(e: Evaluation, structures: int = 4, seeds: int = 16) -> di
 
 
 def cost_figures(e: Evaluation) -> dict:
-    """Seconds and memory of a sequence, ours and the ordinary way, and how much faster our training step is."""
+    """Seconds and memory of a sequence, ours and the ordinary way; for D, how much faster our training step is."""
     folder = e.pipeline.name_or_path
     cost = measure_in_own_process(folder) if folder else sampling_cost(e.pipeline)
-    return cost | {"train_ratio": training_ratio(e.pipeline, e.cohort)}
+    only_unet = Variant(e.pipeline.config.variant) is Variant.D  # the others train a network beside the U-Net
+    return cost | ({"train_ratio": training_ratio(e.pipeline, e.cohort)} if only_unet else {})

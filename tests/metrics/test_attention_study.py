@@ -46,7 +46,7 @@ def done(cohort, pipe, tmp_path_factory):
 def test_the_report_is_complete(done):
     found, folder, _ = done
     assert found == json.loads((folder / "report.json").read_text())
-    assert found["n"] == 4 and found["simulated"] and list(found["words"]) == list(WORDS)
+    assert found["n"] == 4 and found["simulated"] is False and list(found["words"]) == list(WORDS)
     assert set(found["nulls"]) == {PERMUTED, NONSENSE, EDGES, PLACE}
     assert set(found["causal"]) == set(INTERVENTIONS) and found["causal"]["other type"]["inside"]["n"] == 1
     assert len(found["layers"]) == 7 and set(found["modalities"]) == set(Modality)

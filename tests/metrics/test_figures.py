@@ -113,6 +113,7 @@ def test_no_exception_seen_is_no_certainty():
     assert low == pytest.approx(0.893, abs=1e-3) and high == pytest.approx(1)
     assert estimate(np.ones(32), np.repeat(np.arange(8), 4))["ci95"][0] == pytest.approx(0.676, abs=1e-3)
     assert estimate(np.zeros(32))["ci95"][1] == pytest.approx(0.107, abs=1e-3)
+    assert estimate(np.ones(32), share=False)["ci95"] == [1, 1], "SSIM of equal pictures, no answers"
 
 
 def test_structure_f1_leaves_out_the_modality_that_gave_the_edges():

@@ -99,6 +99,21 @@ def test_other_real_cases_cost_the_autoencoder_and_nothing_else(report, cohort, 
     assert all(found[name] == kept[name] for name in ("prompt", "structure", "memory", "cost"))
 
 
+def test_the_same_patients_on_another_cpu_cost_nothing(report, cohort, tmp_path, monkeypatch) -> None:
+    kept, _, pipe, reader = report
+    own = tmp_path / "weights.json"
+    own.write_text(json.dumps(kept))
+    monkeypatch.setattr(weights, "cohort_key", lambda _: "one grey off")
+    monkeypatch.setattr(weights, "_sequences", lambda *_: pytest.fail("drew again"))
+    assert weights.evaluate_weights(pipe, cohort, reader, own, count=3) == kept, "of other pixels than it says"
+
+
+def test_weights_without_structure_are_refused_before_anything_is_drawn(cohort, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"take no structure.*--ldm"):
+        weights.evaluate_weights(build("none", steps=2), cohort, None, tmp_path / "weights.json")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_real_cohort_has_no_noise_ceiling(cohort) -> None:
     real = {name: value for name, value in cohort.manifest.items() if name != "seed"}
     evaluation = SimpleNamespace(cohort=replace(cohort, manifest=real), cases=SimpleNamespace(rows=[0, 1]))
@@ -108,7 +123,7 @@ def test_a_real_cohort_has_no_noise_ceiling(cohort) -> None:
 def test_variants_that_do_not_ship_come_from_their_own_comparison(cohort, tmp_path: Path) -> None:
     f1 = {"value": 0.7, "ci95": [0.6, 0.8], "sd": 0.1, "n": 3}
     content = {
-        "of": {"cohort": weights.cohort_key(cohort)},
+        "of": {"cohort_recipe": weights.recipe_key(cohort)},
         "steps_budget": 30,
         "A": {"edge_f1": f1},
         "D": {"edge_f1": f1},
@@ -117,7 +132,7 @@ def test_variants_that_do_not_ship_come_from_their_own_comparison(cohort, tmp_pa
     assert weights.other_variants(path, "D", cohort) == {}
     path.write_text(json.dumps(content))
     assert weights.other_variants(path, "D", cohort) == {"A": f1 | {"steps": 30}}
-    path.write_text(json.dumps(content | {"of": {"cohort": "of other patients"}}))
+    path.write_text(json.dumps(content | {"of": {"cohort_recipe": "of other patients"}}))
     assert weights.other_variants(path, "D", cohort) == {}
 
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools.handout import ROOT, TIMES, blank, chapters, main
+from tools.handout import PAGE, ROOT, TIMES, blank, chapters, main, page_text
 
 
 def _chapter(path: Path, time: str = "40 s") -> None:
@@ -124,9 +124,14 @@ def test_the_lecturers_table_is_made_from_the_fact_tables(course: Path) -> None:
 
 
 def test_the_lecturers_page_names_every_chapter() -> None:
-    text = (ROOT / "notebooks/README.md").read_text()
+    text = (ROOT / PAGE).read_text()
     missing = [path.name for path in chapters(ROOT) if f"({path.name})" not in text]
     assert not missing, f"run tools/handout.py page: {missing}"
+
+
+def test_the_lecturers_page_is_up_to_date() -> None:
+    """Its times are those of the fact tables, hence those of the README."""
+    assert (ROOT / PAGE).read_text() == page_text(ROOT), "run: python tools/handout.py page"
 
 
 def test_every_real_chapter_comes_out_clean() -> None:
