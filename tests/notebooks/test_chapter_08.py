@@ -54,7 +54,7 @@ def test_a_report_with_one_model_missing(tmp_path: Path, capsys: pytest.CaptureF
     assert names["missing"] == ["stylegan2"] and "NOT MEASURED: stylegan2" in said
     assert names["measured"]["ours"]["x floor"] == 4.0 and "floor: held-out patients" in names["measured"]
     assert names["others_say"]["told by pixels"]["ours"].startswith("0.700 [0.600, 0.800], n = 500")
-    assert names["others_say"]["Dice, synthetic"].keys() == {"ours", "cohort"}
+    assert names["others_say"]["Dice, synthetic only"].keys() == {"ours", "cohort"}
 
 
 def test_solution_coarse_eyes() -> None:
