@@ -151,7 +151,8 @@ def evaluate(
     preset: Annotated[str | None, typer.Option(help="With --variants: that of the run; default laptop.")] = None,
     seed: Seed = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Report; default in data/results, for weights laptop on simulated patients.")
+        Path | None,
+        typer.Option(help="Report; default in data/results, for weights laptop on the cohort of `make simulate`."),
     ] = None,
     trained_on: Annotated[
         str | None, typer.Option(help="With --quick: what trained the weights, for the record; default 2 CPU cores.")

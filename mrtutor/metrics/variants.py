@@ -64,9 +64,9 @@ def compare_variants(
 
     Returns:
         {"of", "preset", "steps_budget", "batch_size", "seed", "attainable", "null", "plain_error", "A": {"curve":
-        [[step, error], …] from step 0, the plain LDM, "edge_f1", "null_f1" (the same pictures against another case's
-        structure), "seconds" of training}, "B": …}. "attainable" and "null" are the true slices against their own
-        and another patient's structure. Error: Eq. 4, unweighted, on fixed validation slices.
+        [[step, error], …] from step 0, the plain LDM, "edge_f1", "null_f1" (the same pictures against another
+        patient's structure), "seconds" of training}, "B": …}. "attainable" and "null" are the true slices against
+        their own and another patient's structure. Error: Eq. 4, unweighted, on fixed validation slices.
 
     Raises:
         ValueError: fewer than one step, or fewer than two cases.
