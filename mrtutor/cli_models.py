@@ -206,7 +206,7 @@ def _shipped_report(mode: str, weights: str, cohort: "Cohort") -> Path:
     from mrtutor.training.batches import recipe_key
 
     path = Path("data/results") / f"{REPORTS[mode]}.json"
-    of = json.loads(path.read_text())["of"] if path.is_file() else {}
+    of = json.loads(path.read_text()).get("of", {}) if path.is_file() else {}
     here = recipe_key(cohort)
     if weights != "laptop" or of.get("recipe" if mode == FULL else "cohort_recipe", here) != here:
         raise ValueError(
