@@ -82,7 +82,7 @@ def _check_options(command: str, mode: str, **options: object) -> None:
     """Refuse an option that this stage of a command, or this way to call it, would not read."""
     for name, value in options.items():
         takers = TAKEN_BY[command][name]
-        if value and mode not in takers:
+        if value not in (None, []) and mode not in takers:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} is for `{command} {' or '.join(takers)}`, got it with {mode!r}: leave it out.")
 
@@ -155,7 +155,7 @@ def evaluate(
         typer.Option(help="Report; default in data/results, for weights laptop on the cohort of `make simulate`."),
     ] = None,
     trained_on: Annotated[
-        str | None, typer.Option(help="With --quick: what trained the weights, for the record; default 2 CPU cores.")
+        str | None, typer.Option(help="With --quick: what trained the weights, for the record.")
     ] = None,
     real: Annotated[
         list[Path] | None, typer.Option(help="With --quick: folder of a real case, for the autoencoder.")
@@ -184,7 +184,7 @@ def evaluate(
         from mrtutor.sampling.pretrained import load_pretrained
 
         weights = load_pretrained(pipeline)
-        options = {"count": count or 100, "seed": seed, "trained_on": trained_on or "2 CPU cores", "real": real or ()}
+        options = {"count": count or 100, "seed": seed, "trained_on": trained_on, "real": real or ()}
         report = evaluate_weights(weights, opened, train_reader(opened, reader), out, **options)
     else:
         from mrtutor.metrics import evaluation, setting

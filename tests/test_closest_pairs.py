@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrtutor.data.cohort import Cohort
 from mrtutor.metrics import table1
 from mrtutor.metrics.draws import Order, Sampler, draw_set, held_out_rows
 from mrtutor.metrics.memorisation import nearest_distance
@@ -34,8 +33,8 @@ def test_the_pairs_are_those_of_the_report(tmp_path: Path) -> None:
 
 
 def test_sequences_of_another_model_are_not_taken(tmp_path: Path) -> None:
-    cohort: Cohort = write_tiny_cohort(tmp_path / "tiny")
-    found = {"closest": {"T2": [{"query": 0, "row": 0, "distance": 0.1}]}}
+    cohort = write_tiny_cohort(tmp_path / "tiny")
+    found = {"closest": {"T2": [{"query": 0, "row": 0, "distance": 0.1}]}, "near": {"T2": {"n": 2}}}
     report = {"seed": 0, "memorisation": {"model": found}, "of": {"samplers": {"model": "k, 2 sequences of cohort c"}}}
-    with pytest.raises(FileNotFoundError, match="no sequences of model k"):
+    with pytest.raises(FileNotFoundError, match="lacks sequences of model k"):
         closest(report, cohort, tmp_path, Modality.T2)

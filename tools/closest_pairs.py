@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mrtutor import Cohort, Modality
 from mrtutor.data.export import NOTICE
 from mrtutor.files import atomic_path
-from mrtutor.metrics.draws import held_out_rows, orders
+from mrtutor.metrics.draws import held_out_rows, orders, set_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "notebooks/figures/08_closest_pairs.png"
@@ -36,20 +36,17 @@ def closest(report: dict, cohort: Cohort, draws: Path, modality: Modality) -> di
         if name == REAL:
             picture = cohort.images[pair["query"], channel]
         else:
-            weights, drawn = report["of"]["samplers"][name].rsplit(", ", 1)
-            rows = held_out_rows(cohort, int(drawn.split()[0]))
+            key = report["of"]["samplers"][name].rsplit(", ", 1)[0]  # behind it stands how many, of which cohort
+            rows = held_out_rows(cohort, found["near"][str(modality)]["n"])
             order = orders(cohort, rows, seed=report["seed"])[pair["query"]]
-            picture = np.load(_folder(draws, name, weights, drawn.split()[-1]) / order.name)[channel]
+            path = set_folder(draws, name, key, cohort, report["seed"]) / order.name
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{draws} lacks sequences of {name} {key}: run `mrtutor evaluate` with it first."
+                )
+            picture = np.load(path)[channel]
         pairs[name] = np.array(picture), np.array(cohort.images[pair["row"], channel]), pair["distance"]
     return pairs
-
-
-def _folder(draws: Path, name: str, weights: str, cohort: str) -> Path:
-    for path in sorted(draws.glob(f"{name}-*/set.json")):
-        about = json.loads(path.read_text())
-        if (about["model"], about["weights"], about["cohort"]) == (name, weights, cohort):
-            return path.parent
-    raise FileNotFoundError(f"{draws} holds no sequences of {name} {weights}: run `mrtutor evaluate` with it first.")
 
 
 def draw(pairs: dict[str, Pair], modality: Modality, path: Path) -> None:

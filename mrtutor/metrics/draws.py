@@ -159,8 +159,7 @@ def draw_set(
     rows = np.asarray(list(rows), dtype=int)
     _check(name, rows)
     wanted = orders(cohort, rows, seed=seed, swap_idh=swap_idh)
-    key = hashlib.sha256(f"{sampler.key} {cohort_key(cohort)} {seed}".encode()).hexdigest()[:12]
-    place = Path(folder) / f"{name}-{key}"
+    place = set_folder(folder, name, sampler.key, cohort, seed)
     missing = [order for order in wanted if not (place / order.name).is_file()]
     if missing:
         about = {"model": name, "weights": sampler.key, "cohort": cohort_key(cohort), "seed": seed, "synthetic": True}
@@ -172,6 +171,12 @@ def draw_set(
     images = np.stack([np.load(place / order.name) for order in wanted])
     patients = cohort.table["subject_id"].to_numpy()[rows]
     return SyntheticSet(name, images, rows, [order.idh for order in wanted], patients)
+
+
+def set_folder(folder: str | Path, name: str, key: str, cohort: Cohort, seed: int = 0) -> Path:
+    """Where `draw_set` keeps what the sampler of this key draws."""
+    digest = hashlib.sha256(f"{key} {cohort_key(cohort)} {seed}".encode()).hexdigest()[:12]
+    return Path(folder) / f"{name}-{digest}"
 
 
 def cohort_set(cohort: Cohort, rows: Iterable[int], name: str = "cohort") -> SyntheticSet:

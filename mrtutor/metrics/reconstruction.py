@@ -56,12 +56,12 @@ def rim_contrast(slices: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.array(contrasts)
 
 
-def has_rim(slices: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Which slices show an enhancing rim, (n,) bool."""
-    return np.nan_to_num(rim_contrast(slices, masks)) > MIN_CONTRAST
+def has_rim(contrasts: np.ndarray) -> np.ndarray:
+    """Which slices show an enhancing rim, (n,) bool, by their `rim_contrast`, (n,)."""
+    return np.nan_to_num(contrasts) > MIN_CONTRAST
 
 
 def rim_contrast_ratio(original: np.ndarray, decoded: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Share of the rim's contrast that survives, for the slices that have one, (k,) with k <= n."""
-    shown = has_rim(original, masks)
-    return rim_contrast(decoded, masks)[shown] / rim_contrast(original, masks)[shown]
+    before, after = rim_contrast(original, masks), rim_contrast(decoded, masks)
+    return after[has_rim(before)] / before[has_rim(before)]

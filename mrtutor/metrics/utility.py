@@ -180,10 +180,10 @@ def _some(patients: np.ndarray, seed: int) -> np.ndarray:
 def _lessons(
     cohort: Cohort, sets: Sets, rows: np.ndarray, own: np.ndarray, few: np.ndarray
 ) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
-    """Name of each arm with the pictures and masks that teach it.
+    """Name of each arm with what teaches it: sequences (k, 4, H, W) and masks (k, H, W), uint8.
 
     Args:
-        sets: what was drawn of `rows`, the rows that may teach.
+        sets: what was drawn of `rows`, (n,), the rows that may teach.
         own, few: rows of all that may teach, each once, and of few patients.
     """
     truth, rare, more = _pairs(cohort, own), _pairs(cohort, few), cohort.rows("validation")

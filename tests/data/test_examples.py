@@ -153,5 +153,6 @@ def test_the_examples_that_ship_open_and_are_simulated() -> None:
     shipped = [load_example(name) for name in names]
     assert {one.idh for one in shipped} == set(IDH)
     assert all(one.source == "simulated" and one.structure.any() and one.mask.any() for one in shipped)
+    assert examples_cohort().simulated
     folder = examples.examples_folder()
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 2**20

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mrtutor.metrics import cost, weights
+from mrtutor.metrics import cost, weight_figures, weights
 from mrtutor.metrics.reader import Reader, train_reader
 from mrtutor.presets import StagePreset
 from tests.cohorts import write_tiny_cohort
@@ -108,6 +108,15 @@ def test_the_same_patients_on_another_cpu_cost_nothing(report, cohort, tmp_path,
     assert weights.evaluate_weights(pipe, cohort, reader, own, count=3) == kept, "of other pixels than it says"
 
 
+def test_what_trained_the_weights_is_kept_until_somebody_says_otherwise(report, cohort, tmp_path) -> None:
+    kept, _, pipe, reader = report
+    own = tmp_path / "weights.json"
+    own.write_text(json.dumps(kept | {"device_trained": "a T4"}))
+    assert weights.evaluate_weights(pipe, cohort, reader, own, count=3)["device_trained"] == "a T4"
+    found = weights.evaluate_weights(pipe, cohort, reader, own, count=3, trained_on="an H100")
+    assert found["device_trained"] == "an H100" and found["commit"] == kept["commit"]
+
+
 def test_weights_without_structure_are_refused_before_anything_is_drawn(cohort, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"take no structure.*--ldm"):
         weights.evaluate_weights(build("none", steps=2), cohort, None, tmp_path / "weights.json")
@@ -117,7 +126,7 @@ def test_weights_without_structure_are_refused_before_anything_is_drawn(cohort, 
 def test_a_real_cohort_has_no_noise_ceiling(cohort) -> None:
     real = {name: value for name, value in cohort.manifest.items() if name != "seed"}
     evaluation = SimpleNamespace(cohort=replace(cohort, manifest=real), cases=SimpleNamespace(rows=[0, 1]))
-    assert weights.noise_ceiling(evaluation) == {}
+    assert weight_figures.noise_ceiling(evaluation) == {}
 
 
 def test_variants_that_do_not_ship_come_from_their_own_comparison(cohort, tmp_path: Path) -> None:
