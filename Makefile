@@ -10,9 +10,9 @@ WORKERS ?= 2
 STUDY ?= outputs/reader_study
 BIN := .venv/bin
 READY := .venv/.ready
-RUNNER := $(BIN)/python tests/notebooks/runner.py
+RUNNER := $(BIN)/python -m experiments.chapters
 
-.PHONY: help run test simulate train notebooks studio reader-study student instructor lint clean
+.PHONY: help run test simulate train notebooks pages studio reader-study student instructor lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,21 +46,23 @@ train: $(READY)  ## train all stages on outputs/cohort (PRESET=laptop), or go on
 
 notebooks: $(READY)  ## run every chapter with its own parameters and keep the outputs (long)
 	@$(RUNNER) --in-place
-	@$(BIN)/python -m tools.readme_tables
-	@echo "Chapters run; notebooks/ holds their outputs, data/results their figures."
+	@echo "Chapters run; notebooks/ holds their outputs."
+
+pages: $(READY)  ## print README, RESULTS.md, PAPER.md and the model cards anew from data/results/figures.csv
+	@$(BIN)/python -m experiments.pages
 
 studio: $(READY)  ## the studio as a web page on 127.0.0.1
-	@MRTUTOR_STUDIO_WEIGHTS=$(PRESET) $(BIN)/voila notebooks/studio.ipynb --Voila.ip=127.0.0.1
+	@JUPYTER_CONFIG_PATH=notebooks MRTUTOR_STUDIO_WEIGHTS=$(PRESET) $(BIN)/voila notebooks/studio.ipynb --Voila.ip=127.0.0.1
 
 reader-study: $(READY)  ## the reader study on 127.0.0.1; COHORT=folder for slices of your own cohort
-	@$(BIN)/python -m mrtutor.study --weights $(PRESET) --out $(STUDY) $(if $(COHORT),--cohort "$(COHORT)")
-	@MRTUTOR_STUDY=$(STUDY) $(BIN)/voila notebooks/reader_study.ipynb --Voila.ip=127.0.0.1
+	@$(BIN)/python -m mrtutor.apps.reader_study prepare --weights $(PRESET) --out $(STUDY) $(if $(COHORT),--cohort "$(COHORT)")
+	@JUPYTER_CONFIG_PATH=notebooks MRTUTOR_STUDY=$(STUDY) $(BIN)/voila notebooks/reader_study.ipynb --Voila.ip=127.0.0.1
 
 student: $(READY)  ## chapters without outputs and solutions, in outputs/student
-	@$(BIN)/python tools/handout.py student
+	@$(BIN)/python -m experiments.handout student
 
 instructor: $(READY)  ## chapters with outputs, solutions and times, in outputs/instructor
-	@$(BIN)/python tools/handout.py instructor
+	@$(BIN)/python -m experiments.handout instructor
 
 lint: $(READY)  ## mend what ruff can mend, report the rest
 	@$(BIN)/ruff check --fix .

@@ -1,49 +1,55 @@
-"""Controllable text-to-image synthesis of multi-modality MR images, as a course that runs on simulated patients.
+"""Controllable text-to-image synthesis of multi-modality MR images, as a course.
 
-    from mrtutor import IDH, load_pretrained
-    pipe = load_pretrained("laptop")
-    sequence = pipe.sequence(IDH.WILD, structure)  # dict of four (256, 256) synthetic slices in [0, 1]
+    from mrtutor import Cohort, load_pretrained, show
+    pipe, cohort = load_pretrained("laptop"), Cohort.examples()
+    sequence = pipe.sequence("wild", cohort.structure(0, "T1Gd"))  # {modality: (256, 256) in [0, 1]}
+    show(sequence)
 
-The names below are the face of the package; what needs torch is imported on first use, so `import mrtutor` is fast.
+What needs torch is imported on first use, so `import mrtutor` is fast.
 Source: Kim et al., *Controllable Text-to-Image Synthesis for Multi-Modality MR Images*, WACV 2024.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mrtutor.vocabulary import IDH, Modality, prompt
+from mrtutor.vocabulary import IDH, Findings, Modality, sentence
 
 if TYPE_CHECKING:
     from mrtutor.data.cohort import Cohort
-    from mrtutor.sampling.pipeline import MRPipeline
-    from mrtutor.sampling.pretrained import load_pretrained
+    from mrtutor.pipeline.pipeline import MRPipeline
+    from mrtutor.pipeline.weights import load_pretrained
+    from mrtutor.plot import sheet, show
 
-__version__ = "0.1.0"
-__all__ = ["IDH", "Cohort", "MRPipeline", "Modality", "__version__", "load_pretrained", "prompt"]
-
+__version__ = "0.2.0"
 _LAZY = {
     "Cohort": "mrtutor.data.cohort",
-    "MRPipeline": "mrtutor.sampling.pipeline",
-    "load_pretrained": "mrtutor.sampling.pretrained",
+    "MRPipeline": "mrtutor.pipeline.pipeline",
+    "load_pretrained": "mrtutor.pipeline.weights",
+    "sheet": "mrtutor.plot",
+    "show": "mrtutor.plot",
 }
+__all__ = [
+    "IDH",
+    "Cohort",
+    "Findings",
+    "MRPipeline",
+    "Modality",
+    "__version__",
+    "load_pretrained",
+    "sentence",
+    "sheet",
+    "show",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the face on first use (PEP 562).
+    """Import a name on first use (PEP 562).
 
     Raises:
-        BrokenTorchvisionError: an installed torchvision does not work with torch.
         AttributeError: no such name.
     """
     if name not in _LAZY:
-        raise AttributeError(f"module 'mrtutor' has no attribute {name!r}; its face is {', '.join(__all__)}")
-    from mrtutor._environment import check_torchvision
-
-    check_torchvision()
+        raise AttributeError(f"module 'mrtutor' has no attribute {name!r}; it offers {', '.join(__all__)}")
     value = getattr(import_module(_LAZY[name]), name)
     globals()[name] = value
     return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_LAZY))

@@ -13,7 +13,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 CHECKSUMS = "SHA256SUMS"
+DATA_VARIABLE = "MRTUTOR_DATA"
+
+
+def data_root() -> Path:
+    """The course's `data` folder, or the one that the environment variable ``MRTUTOR_DATA`` names."""
+    if chosen := os.environ.get(DATA_VARIABLE):
+        return Path(chosen)
+    package = Path(__file__).resolve().parent
+    clone = package.parent / "data"
+    return clone if clone.is_dir() else package / "course_data"  # a wheel brings it inside the package
+
+
+@contextmanager
+def locked(path: str | Path, wait_seconds: float = -1) -> Iterator[None]:
+    """Hold the lock file `path` for the block; the operating system frees it when its holder dies.
+
+    Args:
+        path: an empty file, made for this and left there.
+        wait_seconds: how long to wait for another holder; -1 for as long as it takes.
+
+    Raises:
+        BlockingIOError: somebody else still holds it.
+        OSError: no permission, or a file system without locks.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=wait_seconds):
+            yield
+    except Timeout as error:
+        raise BlockingIOError(f"{path} is in use by another process: wait for it, or choose another folder.") from error
 
 
 @contextmanager

@@ -1,10 +1,15 @@
 """Sizes and training recipes, from seconds on a laptop to the paper's.
 
 `smoke` seconds, random-looking pictures, for tests · `laptop` two CPU cores, the shipped weights ·
-`colab` one T4, about an hour · `paper` Stable Diffusion 1.5 sizes (Kim et al., WACV 2024, §4.1).
+`colab` one T4, about an hour · `paper` Stable Diffusion 1.5 sizes with the
+settings of Kim et al., WACV 2024, §4.2. The sizes and the text encoder are our reading: the paper does not name them.
 """
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class TextPreset:
     hidden: int = 192  # D, width of the text encoder and of the cross-attention keys
     layers: int = 4
     heads: int = 6
-    max_length: int = 32  # L, tokens
+    max_length: int = 64  # L, tokens; the longest sentences have about 50
+    causal: bool = False  # each token reads the whole sentence; a CLIP from the hub reads from left to right
     projection: int = 128
     vision_hidden: int = 128
     vision_layers: int = 4
@@ -53,7 +59,6 @@ class DenoiserPreset:
     norm_groups: int = 32
     latent_channels: int = 4
     latent_size: int = 32
-    structure_channels: int = 0  # 0 until widened for variant D
 
 
 @dataclass(frozen=True)
@@ -77,31 +82,79 @@ class StagePreset:
 
 
 @dataclass(frozen=True)
-class StyleGAN2Preset:
-    """The baseline: generator and discriminator of equal widths (Karras et al., CVPR 2020 and NeurIPS 2020)."""
+class SamplerConfig:
+    """How to sample: the one place for it, stored in a pipeline's ``model_index.json``.
 
-    channels: tuple[int, ...] = (128, 128, 128, 128, 64, 32, 16)  # at 4, 8, 16, 32, 64, 128 and 256 pixels
-    latent: int = 128  # width of z and of the style w
-    mapping_layers: int = 4
-    r1_weight: float = 1.6  # γ of the gradient penalty: 0.0002 · 256² / batch size (ADA's rule)
-    r1_every: int = 16  # steps between two gradient penalties (lazy regularisation)
-    path_weight: float = 2.0
-    path_every: int = 8  # steps between two path-length penalties
-    ada_target: float = 0.6  # E[sign D(x)] that the augmentation aims at
-    ada_images: int = 50_000  # images in which the augmentation's p may go from 0 to 1
-    ema_images: int = 10_000  # half-life of the averaged generator
-    ema_rampup: float = 0.05  # and at most this share of what it has seen
-
-
-@dataclass(frozen=True)
-class SamplerPreset:
-    """Defaults of the pipeline."""
+    Attributes:
+        steps: calls of the denoiser, at least 1. The paper takes 100 (§4.2).
+        guidance_scale: w of classifier-free guidance (Ho & Salimans, 2022), v = v₀ + w·(v₁ - v₀) with v₀ for the
+            empty prompt and v₁ for the sentence; 1 is the sentence alone.
+        guidance_interval: guidance acts while low ≤ t/T ≤ high (Kynkäänniemi et al., NeurIPS 2024).
+        guide_structure: v₀ knows the edge map no more than the sentence, so that guidance sharpens both; without it
+            v₀ is of the empty prompt *with* the edge map, and guidance sharpens the sentence alone.
+        structure_scale: factor on what the edge map adds; 0 switches it off.
+        eta: DDIM's η (Song et al., ICLR 2021): 0 deterministic, 1 as random as DDPM; other schedulers ignore it.
+    """
 
     steps: int = 25
-    guidance_scale: float = 2.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)  # share of the noise levels where guidance acts
-    guide_structure: bool = False  # whether it sharpens the structure as well as the sentence
-    eta: float = 0.0  # randomness of DDIM
+    guidance_scale: float = 1.5
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guide_structure: bool = False
+    structure_scale: float = 1.0
+    eta: float = 0.0
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "SamplerConfig":
+        """From a plain dict, as JSON gives it back.
+
+        Raises:
+            ValueError: a name that is no setting.
+        """
+        known = {field.name for field in fields(cls)}
+        if strange := sorted(set(values) - known):
+            raise ValueError(f"Unknown sampler setting {', '.join(strange)}: expected {', '.join(sorted(known))}.")
+        interval = tuple(values.get("guidance_interval", cls.guidance_interval))
+        return cls(**{**values, "guidance_interval": interval})
+
+    def replace(self, **changes: Any) -> "SamplerConfig":
+        """A copy with changes; those that are None are left as they are."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def as_dict(self) -> dict[str, Any]:
+        """A plain dict for JSON."""
+        return asdict(self) | {"guidance_interval": list(self.guidance_interval)}
+
+    def check(self, train_steps: int) -> None:
+        """Refuse what cannot be sampled.
+
+        Args:
+            train_steps: noise levels of the schedule, usually 1000.
+
+        Raises:
+            ValueError: steps out of 1…`train_steps`, a number that is not finite, or no interval.
+        """
+        if isinstance(self.steps, bool) or not isinstance(self.steps, Integral) or not 1 <= self.steps <= train_steps:
+            raise ValueError(f"Expected num_inference_steps from 1 to {train_steps}, got {self.steps!r}: try 25.")
+        for name in ("guidance_scale", "structure_scale", "eta"):
+            if not _is_finite(getattr(self, name)):
+                raise ValueError(f"Expected a finite number as {name}, got {getattr(self, name)!r}: try 1.0.")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"Expected eta from 0 (deterministic) to 1 (as random as DDPM), got {self.eta!r}: try 0.")
+        interval = self.guidance_interval
+        if len(interval) != 2 or not all(map(_is_finite, interval)) or not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError(
+                f"Expected guidance_interval (low, high) with 0 <= low <= high <= 1, got {interval!r}: "
+                "(0, 1) means at every step."
+            )
+
+    def guides(self, share: float) -> bool:
+        """Whether classifier-free guidance acts at noise level `share` = t/T."""
+        low, high = self.guidance_interval
+        return self.guidance_scale != 1 and low <= share <= high
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -112,10 +165,10 @@ class Preset:
     autoencoder: AutoencoderPreset
     text: TextPreset
     denoiser: DenoiserPreset
-    stages: dict[str, StagePreset]  # autoencoder, decoder, text, denoiser, guidance, stylegan2
-    stylegan2: StyleGAN2Preset = StyleGAN2Preset()
-    sampler: SamplerPreset = SamplerPreset()
-    variant: str = "D"  # the guidance variant that ships
+    stages: dict[str, StagePreset]  # autoencoder, decoder, text, denoiser, guidance
+    sampler: SamplerConfig = SamplerConfig()
+    variant: str = "paper"  # guidance variant, see `mrtutor.models.guidance`
+    mask_padding: bool = True  # hide the padding from every cross-attention; Stable Diffusion does not
     drop_prompt: float = 0.1  # share of training rows with the empty prompt
     drop_structure: float = 0.1  # variant D: share of rows without structure, so that it is a plain LDM as well
     tumour_weight: float = 4.0  # how much more the diffusion loss counts inside a tumour (about 5 % of a slice)
@@ -133,10 +186,8 @@ _SMOKE = Preset(
         "text": StagePreset(6, 8, 1e-3, warmup=2, validate_every=3, checkpoint_every=3),
         "denoiser": StagePreset(6, 4, 6e-4, warmup=2, validate_every=3, checkpoint_every=3),
         "guidance": StagePreset(6, 4, 6e-4, warmup=2, validate_every=3, checkpoint_every=3),
-        "stylegan2": StagePreset(6, 4, 2e-3, warmup=2, schedule="constant", validate_every=3, checkpoint_every=3),
     },
-    stylegan2=StyleGAN2Preset(channels=(16, 16, 16, 8, 8, 4, 4), latent=16, mapping_layers=2, r1_every=3, path_every=2),
-    sampler=SamplerPreset(steps=4),
+    sampler=SamplerConfig(steps=4),
 )
 
 _LAPTOP = Preset(
@@ -150,13 +201,12 @@ _LAPTOP = Preset(
         "text": StagePreset(300, 32, 1e-3, weight_decay=0.01),
         "denoiser": StagePreset(300, 16, 8e-4, weight_decay=0.01, ema_decay=0.995),
         "guidance": StagePreset(4000, 16, 8e-4, weight_decay=0.01, ema_decay=0.998),
-        "stylegan2": StagePreset(10_000, 8, 2e-3, schedule="constant"),
     },
     # Guidance in the middle of the noise levels alone: 1.4 x faster, figures alike (Kynkäänniemi et al., NeurIPS 2024).
     # Little of it: it draws away from the mean of all modalities, which is bright in a tumour, and so takes contrast
     # agent out of T1Gd. Away from a picture without structure, too: folds and outlines come out crisper, at no cost.
     # Fresh noise in each step mends what an early step got wrong (Karras et al., NeurIPS 2022).
-    sampler=SamplerPreset(guidance_scale=1.5, guidance_interval=(0.2, 0.8), guide_structure=True, eta=1.0),
+    sampler=SamplerConfig(guidance_scale=1.5, guidance_interval=(0.2, 0.8), guide_structure=True, eta=1.0),
 )
 
 _COLAB = replace(
@@ -169,9 +219,7 @@ _COLAB = replace(
         "text": StagePreset(2_000, 128, 1e-3, weight_decay=0.01),
         "denoiser": StagePreset(12_000, 64, 4e-4, weight_decay=0.01, validate_every=1000),
         "guidance": StagePreset(12_000, 64, 4e-4, weight_decay=0.01, validate_every=1000),
-        "stylegan2": StagePreset(12_000, 32, 2e-3, schedule="constant", validate_every=1000),
     },
-    stylegan2=StyleGAN2Preset(channels=(256, 256, 256, 256, 128, 64, 32), latent=256, r1_weight=0.4),
 )
 
 _PAPER = Preset(
@@ -189,6 +237,7 @@ _PAPER = Preset(
         layers=12,
         heads=12,
         max_length=77,
+        causal=True,
         projection=768,
         vision_hidden=1024,
         vision_layers=24,
@@ -200,18 +249,9 @@ _PAPER = Preset(
     stages={
         stage: StagePreset(100_000, 8, 1e-6, schedule="constant", validate_every=1000, checkpoint_every=1000)
         for stage in ("autoencoder", "decoder", "text", "denoiser", "guidance")
-    }
-    | {"stylegan2": StagePreset(100_000, 64, 2.5e-3, schedule="constant", validate_every=1000, checkpoint_every=1000)},
-    stylegan2=StyleGAN2Preset(  # the size and settings of ADA's configuration for 256 pixels
-        channels=(512, 512, 512, 512, 256, 128, 64),
-        latent=512,
-        mapping_layers=8,
-        r1_weight=1.0,
-        ada_images=500_000,
-        ema_images=20_000,
-    ),
-    sampler=SamplerPreset(steps=100, guidance_scale=7.5),
-    variant="A",
+    },
+    sampler=SamplerConfig(steps=100, guidance_scale=7.5),
+    mask_padding=False,
     hub_text="openai/clip-vit-large-patch14",
 )
 

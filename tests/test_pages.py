@@ -1,43 +1,74 @@
-"""The pages PAPER.md and SCALE.md: every link leads somewhere, every command and option exists."""
+"""Pages: fresh figures, no measured number typed by hand, links that lead somewhere, a README that is read."""
 
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
-from mrtutor.data.public_layouts import LAYOUTS
-from mrtutor.presets import PRESETS
-from tests.commands import commands_in, unknown_options
+from experiments.chapters import chapters
+from experiments.pages import PAGES, page_text
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "notebooks/PAPER.md", ROOT / "notebooks/SCALE.md"]
+# What looks measured: two decimals or more, or a number with a unit of measurement of ours.
+MEASURED = re.compile(r"(?<![\w.])\d*\.\d{2,}\b|(?<![\w.])\d+(?:\.\d+)? (?:dB|MiB|GiB|seconds|s)\b")
+SOURCE = re.compile(
+    r"paper|theirs|Python|Table \d|§|Eq\.|Fig\.|et al\.|19\d\d|20\d\d|exact|default|by definition|literature",
+    flags=re.I,
+    flags=re.I,
+)
+PRINTED = (
+    r"<!-- table \w+ -->.*?<!-- /table -->",
+    r"<!-- f [^>]+ -->.*?<!-- /f -->",
+    r"```.*?```",
+    r"`[^`\n]*`",
+    r"\$\$.*?\$\$",
+    r"\$[^$\n]*\$",
+    r"\]\([^)]*\)",
+    r"https?://\S+",
+)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
-    assert targets and not [t for t in targets if not (page.parent / t).exists()]
+def typed_numbers(text: str) -> list[str]:
+    """Sentences and table rows with a number that looks measured, is not printed by a script and names no source."""
+    for pattern in PRINTED:
+        text = re.sub(pattern, " ", text, flags=re.S)
+    pieces = re.split(r"\n\s*\n|\n(?=[|\-#])|(?<=[.?!])\s+(?=[A-Z])", text)
+    pieces = [row for piece in pieces for row in ([piece] if "|" in piece else re.split(r"(?<=[.?!])\s+", piece))]
+    return [" ".join(piece.split()) for piece in pieces if MEASURED.search(piece) and not SOURCE.search(piece)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_paths_and_modules_exist(page: Path) -> None:
-    text = page.read_text()
-    for module in re.findall(r"-m (mrtutor[\w.]*)", text):
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
-    for path in re.findall(r"(?<![\w/])(?:notebooks|tests|data)/[\w/]+\.(?:yaml|py)", text):
-        assert (ROOT / path).is_file(), path
+def test_the_rule_sees_a_typed_number() -> None:
+    assert typed_numbers("The distance is 3.30 for ours.")
+    assert not typed_numbers("The paper reports 41.35. Ours: <!-- f a b c -->3.30<!-- /f --> and `x = 0.25`.")
 
 
-def test_commands_know_their_options() -> None:
-    text = PAGES[0].read_text()
-    assert [name for name, _ in commands_in(text)] == ["prepare", "train", "pack"] and not unknown_options(text)
-    assert re.search(r"--preset (\w+)", text)[1] in PRESETS
-    assert all(f"`{name}`" in text or name in text for name in LAYOUTS)
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_printed_from_the_figures(name: str) -> None:
+    old, new = page_text(name)
+    assert old == new, f"run `make pages`: {name} is stale"
+    assert typed_numbers(old) == []
 
 
-def test_scale_multiplies_right() -> None:
-    text = PAGES[1].read_text()
-    joined, parts = 4 * 256 * 256, 88_000
-    assert f"{joined:,}" in text and f"{parts:,}" in text
-    assert f"= {100_000 * (joined + parts) / 1e9:.0f} GB" in text and f"; {100_000 * joined / 1e9:.0f} GB" in text
-    assert f"{100_000 * 3.5 / 3600:.0f} hours" in text
+@pytest.mark.parametrize("path", chapters(), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_no_measured_number_is_typed_in_a_chapter(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    typed = [found for cell in cells if cell.cell_type == "markdown" for found in typed_numbers(cell.source)]
+    assert typed == []
+
+
+@pytest.mark.parametrize("name", [*PAGES, *(p.relative_to(ROOT).as_posix() for p in chapters())])
+def test_local_links_lead_somewhere(name: str) -> None:
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(
+            cell.source for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "markdown"
+        )
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not link.startswith(("http", "#", "attachment:")):
+            assert (path.parent / link.split("#")[0]).exists(), f"{name} links to {link}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 700

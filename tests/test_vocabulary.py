@@ -1,100 +1,94 @@
-"""Words: every alias is understood, every unknown word is answered with the choices."""
+"""Words, sentences and paraphrases."""
 
+import numpy as np
 import pytest
 
-from mrtutor.vocabulary import IDH, IDH_ALIASES, MODALITY_ALIASES, Modality, modalities_in, parse, prompt
+from mrtutor import IDH, Findings, Modality, sentence
+from mrtutor.vocabulary import (
+    PARTS,
+    add_fillers,
+    canonical_prompts,
+    idh_of,
+    labelled_sentences,
+    modalities_in,
+    paraphrases,
+)
+
+FULL = Findings(True, "left", "anterior", "large", "ring-enhancing", True, False)
 
 
-def test_order_on_disk():
-    assert list(Modality) == ["FLAIR", "T1", "T1Gd", "T2"]
+def test_the_canonical_sentence_is_the_papers() -> None:
+    assert sentence("T1Gd", "wild") == "A T1Gd modality MR image, type of IDH wild glioma"
 
 
-@pytest.mark.parametrize("word", ["T1Gd", "t1gd", "T1CE", "t1ce", "T1c", "T1C+", "T1post", " t1Gd "])
-def test_aliases_of_contrast_enhanced_t1(word):
-    assert Modality(word) is Modality.T1GD
+def test_sentences_say_what_is_known_and_no_more() -> None:
+    assert sentence("T2") == "A T2 modality MR image, type of glioma"
+    assert sentence("T2", "mutant", Findings(tumour=False)) == "A T2 modality MR image, no tumour"
+    assert sentence("t1ce", "wt", FULL).endswith(
+        "glioma, left anterior, large, ring-enhancing, with necrosis, without oedema"
+    )
+    assert sentence("T1", None, Findings(simulated=True)).startswith("A simulated T1 ")
+
+
+@pytest.mark.parametrize("word", ["IDH-WT", "IDH1 wt", "wildtype", "Wild-Type", "IDH wild type"])
+def test_wild_types_of_tables(word: str) -> None:
+    assert idh_of(word) is IDH.WILD
+
+
+@pytest.mark.parametrize("word", ["mutant", "IDH-mutant", "IDH1 p.R132H", "IDH2 R172K", "mutated (NOS)", "MUT"])
+def test_mutations_of_tables(word: str) -> None:
+    assert idh_of(word) is IDH.MUTANT
 
 
 @pytest.mark.parametrize(
-    ("word", "idh"),
-    [
-        ("mutant", "mutant"),
-        ("MUT", "mutant"),
-        ("wild", "wild"),
-        ("Wildtype", "wild"),
-        ("wild-type", "wild"),
-        ("WT", "wild"),
-    ],
+    "word", ["", None, "0", "1", "-1", "negative", "Not Available", "not tested", "?", "NOS", "IDH1"]
 )
-def test_aliases_of_idh(word, idh):
-    assert IDH(word) == idh
+def test_everything_else_is_unknown(word: object) -> None:
+    assert idh_of(word) is None
 
 
-@pytest.mark.parametrize("word", ["T3", "", "PD", None, 1, "T1 T2"])
-def test_unknown_modality_lists_choices(word):
-    with pytest.raises(ValueError, match=r"Unknown modality.*FLAIR, T1, T1Gd, T2.*t1ce"):
-        Modality(word)
+def test_unknown_words_name_the_choices() -> None:
+    with pytest.raises(ValueError, match="FLAIR"):
+        Modality("CT")
+    with pytest.raises(ValueError, match="left"):
+        Findings(side="top")
 
 
-@pytest.mark.parametrize("word", ["savage", "", None, "IDH"])
-def test_unknown_idh_lists_choices(word):
-    with pytest.raises(ValueError, match=r"Unknown IDH type.*mutant, wild.*wt"):
-        IDH(word)
+def test_a_long_name_hides_the_short_one() -> None:
+    assert modalities_in("a T2-FLAIR image") == {Modality.FLAIR}
+    assert modalities_in("T1 and T2") == {Modality.T1, Modality.T2}
 
 
-def test_canonical_sentence():
-    assert prompt("t1ce", "wt") == "A T1Gd modality MR image, type of IDH wild glioma"
+def test_paraphrases_name_the_modality_and_splits_never_meet() -> None:
+    for modality in Modality:
+        train = paraphrases(modality, "wild", FULL)
+        held_out = paraphrases(modality, "wild", FULL, split="held_out")
+        assert train[0] == sentence(modality, "wild", FULL)
+        assert all(modalities_in(text) == {modality} for text in train + held_out)
+        assert not {text.lower() for text in train} & {text.lower() for text in held_out}
 
 
-def test_prompt_refuses_unknown_words():
-    with pytest.raises(ValueError, match="Unknown modality"):
-        prompt("CT", "wild")
-    with pytest.raises(ValueError, match="Unknown IDH"):
-        prompt("T2", "green")
+def test_a_tumour_free_sentence_never_says_glioma() -> None:
+    texts = paraphrases("T1", "wild", Findings(tumour=False))
+    assert not any("glioma" in text.lower() or "wild" in text.lower() for text in texts)
 
 
-@pytest.mark.parametrize("modality", MODALITY_ALIASES)
-@pytest.mark.parametrize("idh", IDH_ALIASES)
-def test_parse_reads_back_every_alias(modality, idh):
-    sentence = f"An MR image of {idh} glioma, {modality} modality"
-    assert parse(sentence) == (Modality(modality), IDH(idh))
+def test_labels_belong_to_their_sentences() -> None:
+    rows = labelled_sentences("held_out")
+    assert len({text for text, _, _ in rows}) == len(rows)
+    for text, modality, _ in rows:
+        assert modalities_in(text) == (set() if modality is None else {list(Modality)[modality]})
+    assert len(set(canonical_prompts())) == 8
 
 
-@pytest.mark.parametrize("modality", Modality)
-@pytest.mark.parametrize("idh", IDH)
-def test_parse_inverts_prompt(modality, idh):
-    assert parse(prompt(modality, idh)) == (modality, idh)
+def test_dropping_and_flipping() -> None:
+    rng = np.random.default_rng(0)
+    assert FULL.drop(0.0, rng.random) == FULL
+    assert all(getattr(FULL.drop(1.0, rng.random), part) is None for part in PARTS)
+    assert FULL.flipped().side == "right" and FULL.flipped().flipped() == FULL
 
 
-@pytest.mark.parametrize(
-    ("words", "modality"),
-    [
-        ("T1 post-contrast", "T1Gd"),
-        ("T1 Gd", "T1Gd"),
-        ("T1-Gd", "T1Gd"),
-        ("contrast-enhanced T1", "T1Gd"),
-        ("post contrast T1", "T1Gd"),
-        ("T1C+", "T1Gd"),
-        ("T2-FLAIR", "FLAIR"),
-        ("T2 flair", "FLAIR"),
-        ("T1-weighted", "T1"),
-        ("T2w", "T2"),
-    ],
-)
-def test_a_phrase_hides_the_word_inside_it(words, modality):
-    assert parse(f"A {words} image, IDH-wild glioma") == (modality, "wild")
-    assert modalities_in(f"{words}, and T1 beside it".upper()) == {modality, "T1"}
-
-
-@pytest.mark.parametrize(
-    ("sentence", "message"),
-    [
-        ("an MR image of wild glioma", r"exactly one modality .*found none"),
-        ("a T1 modality MR image", r"exactly one IDH type .*found none"),
-        ("a T1 and T2 image of wild glioma", r"exactly one modality .*found T1 and T2"),
-        ("a T1 image of wild or mutant glioma", r"exactly one IDH type .*found mutant and wild"),
-        ("", "exactly one modality"),
-    ],
-)
-def test_parse_refuses_what_is_not_unique(sentence, message):
-    with pytest.raises(ValueError, match=message):
-        parse(sentence)
+def test_fillers_add_words_and_keep_the_others() -> None:
+    rng = np.random.default_rng(0)
+    words = add_fillers("A T1 image", lambda n: int(rng.integers(n))).split()
+    assert len(words) > 3 and [w for w in words if w in ("A", "T1", "image")] == ["A", "T1", "image"]

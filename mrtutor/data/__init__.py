@@ -1,6 +1,5 @@
-"""From a volume to a training batch.
+"""From volumes to training batches.
 
-`simulate` makes volumes, `nifti` reads and writes them, `volume` checks them and puts them on one grid,
-`prepare` cuts slices, `structure` draws their edges, `build` fills a folder, `cohort` opens it, `export` saves
-generated images.
+`nifti` and `sources` read cases, `prepare` cuts and scales slices and describes them in words, `structure` draws edge
+maps, `build` fills a folder, `cohort` opens it, `export` saves generated images.
 """

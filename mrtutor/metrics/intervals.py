@@ -1,77 +1,69 @@
-"""A figure never stands alone: value, 95 % interval and N."""
+"""Means with 95 % intervals that know which slices belong to one patient: whole patients are resampled.
+
+Source: Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993; Wilson, JASA 1927.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
 RESAMPLES = 2000
-Z95 = 1.959964  # of the normal distribution, two-sided
 
 
-def estimate(
-    values: np.ndarray | list, groups: np.ndarray | list | None = None, seed: int = 0, *, share: bool = True
-) -> dict:
-    """Mean with a 95 % interval.
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval [low, high], over n values of some patients."""
 
-    The interval is a bootstrap's (percentile method; Efron & Tibshirani, 1993). For two kinds of values that is of no
-    use: proportions without a single exception get Wilson's, values that mix several patients that of the jackknife.
+    value: float
+    low: float
+    high: float
+    n: int
+    patients: int
 
-    Args:
-        values: (n,) one figure per slice or sequence; 0/1 for proportions.
-        groups: (n,) patient of each value. Slices of one patient are alike, so whole patients are resampled; without
-            it each value is its own group. Or (n, k): the patients that each value mixes.
-        seed: of the resampling.
-        share: values that are all 0 or all 1 are answers; False where they are figures that may be exactly that.
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    Returns:
-        {"value", "ci95": [low, high], "sd", "n"}.
+
+def estimate(values: Sequence[float], patients: Sequence | None = None, seed: int = 0) -> Estimate:
+    """Mean of `values` (n,), with a bootstrap interval over `patients` (n,); default each value its own patient.
+
+    Answers (bool) that are all wrong or all right leave a bootstrap nothing to vary: they get Wilson's interval over
+    the patients. A single patient has no interval: low and high are NaN.
 
     Raises:
-        ValueError: no values, or some that are not finite.
+        ValueError: no values, or NaN or infinity among them.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError(f"Expected a non-empty list of finite numbers, got shape {values.shape}: check the figure.")
-    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
-    mixed = groups.ndim == 2 and len(np.unique(groups)) > groups.shape[1]
-    low, high = _jackknife(values, groups) if mixed else _bootstrap(values, groups, seed, share)
-    return {
-        "value": float(values.mean()),
-        "ci95": [float(low), float(high)],
-        "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-        "n": len(values),
-    }
+    found = ratio(values, np.ones(len(values)), patients, seed)
+    if np.asarray(values).dtype == bool and found.value in (0, 1) and found.patients > 1:
+        successes = round(found.patients * found.value)
+        low, high = binomtest(successes, found.patients).proportion_ci(method="wilson")
+        return Estimate(found.value, float(low), float(high), found.n, found.patients)
+    return found
 
 
-def _bootstrap(values: np.ndarray, groups: np.ndarray, seed: int, share: bool) -> tuple[float, float]:
-    if groups.ndim == 2:  # so few patients that each value mixes them all: nothing to leave out
-        groups = np.arange(len(values))
-    labels = np.unique(groups, return_inverse=True)[1]
-    sums, counts = np.bincount(labels, weights=values), np.bincount(labels)
-    if share and len(sums) > 1 and (np.all(values == 0) or np.all(values == 1)):
-        return binomtest(round(len(sums) * values[0]), len(sums)).proportion_ci(method="wilson")
-    draws = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
-    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
-    return np.percentile(means, [2.5, 97.5])
+def ratio(a: Sequence[float], b: Sequence[float], patients: Sequence | None = None, seed: int = 0) -> Estimate:
+    """Mean of a over mean of b, both (n,) of the same slices; the rest is as in `estimate`."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.ndim != 1 or not len(a) or not np.isfinite([a, b]).all():
+        raise ValueError(f"Expected finite numbers (n,), got shape {a.shape}: leave missing slices out first.")
+    index = _index(a, patients)
+    tops, bottoms = np.bincount(index, a), np.bincount(index, b)
+    low = high = np.nan
+    if len(tops) > 1:
+        draws = np.random.default_rng(seed).integers(0, len(tops), (RESAMPLES, len(tops)))
+        low, high = np.percentile(tops[draws].sum(axis=1) / bottoms[draws].sum(axis=1), [2.5, 97.5])
+    return Estimate(float(a.sum() / b.sum()), float(low), float(high), len(a), len(tops))
 
 
-def _jackknife(values: np.ndarray, members: np.ndarray) -> tuple[float, float]:
-    """How far the mean moves when all values with one patient in them are left out (Quenouille, Biometrika, 1956)."""
-    without = [values[(members != person).all(axis=1)] for person in np.unique(members)]
-    means = np.array([kept.mean() for kept in without if len(kept)])
-    error = np.sqrt((len(means) - 1) / len(means) * ((means - means.mean()) ** 2).sum())
-    return values.mean() - Z95 * error, values.mean() + Z95 * error
+def sign_flip_test(differences: Sequence[float], patients: Sequence | None = None, seed: int = 0) -> float:
+    """One-sided p of a mean paired difference (n,) above 0: by chance, each patient's could have the other sign."""
+    sums = np.bincount(_index(differences, patients), differences)
+    test = {"permutation_type": "samples", "alternative": "greater", "vectorized": True, "rng": seed}
+    return float(permutation_test((sums,), np.mean, **test).pvalue) if len(sums) > 1 else 0.5
 
 
-def ratio(a: np.ndarray | list, b: np.ndarray | list, patients: np.ndarray | list, seed: int = 0) -> dict:
-    """Mean of a over mean of b, both (n,) of the same slices, with an interval that resamples patients.
-
-    Returns:
-        {"value", "ci95": [low, high], "n"}.
-    """
-    index = np.unique(np.asarray(patients), return_inverse=True)[1]
-    sums = [np.bincount(index, weights=np.asarray(x, dtype=np.float64)) for x in (a, b)]
-    draws = np.random.default_rng(seed).integers(0, len(sums[0]), (RESAMPLES, len(sums[0])))
-    tops, bottoms = (x[draws].sum(axis=1) for x in sums)
-    low, high = np.percentile(tops / np.maximum(bottoms, 1e-9), [2.5, 97.5])
-    value = sums[0].sum() / max(sums[1].sum(), 1e-9)
-    return {"value": float(value), "ci95": [float(low), float(high)], "n": len(a)}
+def _index(values: Sequence[float], patients: Sequence | None) -> np.ndarray:
+    """Number of each value's patient, from 0."""
+    return np.unique(np.arange(len(values)) if patients is None else patients, return_inverse=True)[1]

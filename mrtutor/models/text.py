@@ -1,40 +1,89 @@
-"""MR-CLIP: a small CLIP for MR images and their sentences, and the door for CLIPs from the hub.
+"""MR-CLIP: a small CLIP for MR images and their sentences, with its tokenizer.
 
-The text half conditions the denoiser: its last hidden state (B, L, D) is what the U-Net's cross-attention reads. As in
-Stable Diffusion no attention mask is passed on, so the positions after the end token are read like any other; since
-CLIP's text encoder is causal, they have seen the whole sentence.
+The text half conditions the denoiser: the U-Net's cross-attention reads its last hidden state (B, L, D). `is_causal` in
+its config says whether a token sees only what comes before it, as in CLIP, or the whole sentence. Padding carries no
+meaning: a bidirectional encoder never looks at it, nor does cross-attention where a pipeline says `mask_padding`.
+
+The tokenizer is a standard `CLIPTokenizer`: byte-pair encoding, lower case, `</w>` at the end of a word. Every word of
+the course's sentences is one token; an unknown word falls into smaller pieces, down to letters. CLIP's rules keep
+digits apart, so T1 is two tokens (`t`, `1`) and T1Gd three (`t`, `1`, `gd`).
 
 Axes: B batch · L tokens · D text width · H, W image pixels.
-
-Source: Radford et al., ICML 2021 (CLIP); Kim et al., WACV 2024, §3.1 and §4.3 (CLIP score).
+Source: Radford et al., ICML 2021 (CLIP); Sennrich et al., ACL 2016 (byte-pair encoding); Kim et al., WACV 2024, §3.3.
 """
 
+import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mrtutor.models.tokenizer import build_tokenizer, tokenize
 from mrtutor.presets import TextPreset
+from mrtutor.vocabulary import FILLERS, NO_TUMOUR, PARTS, labelled_sentences
 
-__all__ = ["build_clip", "build_tokenizer", "clip_pixels", "encode_prompts", "load_text_encoder", "tokenize"]
+START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
 
-def build_clip(preset: TextPreset, tokenizer: CLIPTokenizer | None = None) -> CLIPModel:
-    """An untrained, standard `transformers.CLIPModel` in the preset's sizes.
+def build_tokenizer(max_length: int = 64) -> CLIPTokenizer:
+    """Learn the vocabulary from the training sentences; the same on every machine, in milliseconds.
 
-    The image half is a ViT on grey images (B, 1, 256, 256): one channel, because MR has no colour.
+    As in CLIP, padding is `<|endoftext|>`, and the two special tokens have the highest numbers.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+    from tokenizers.trainers import BpeTrainer
+
+    letters = sorted(ByteLevel.alphabet())
+    letters += [letter + WORD_END for letter in letters]
+    splitter = _tokenizer(letters, [], max_length).backend_tokenizer
+    learner = Tokenizer(BPE(end_of_word_suffix=WORD_END))
+    learner.normalizer, learner.pre_tokenizer = splitter.normalizer, splitter.pre_tokenizer
+    trainer = BpeTrainer(
+        vocab_size=10_000,  # more than there is: merging ends when every word is one piece
+        special_tokens=letters,  # fixes their numbers, by which ties are broken; else each process merges differently
+        initial_alphabet=ByteLevel.alphabet(),
+        end_of_word_suffix=WORD_END,
+        show_progress=False,
+    )
+    findings = [phrase for words in PARTS.values() for phrases in words.values() for phrase in phrases]
+    sentences = [sentence for sentence, *_ in labelled_sentences("train")]
+    learner.train_from_iterator([*FILLERS, *NO_TUMOUR, "simulated", *findings, *sentences], trainer)
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    return _tokenizer([*letters, *("".join(pair) for pair in merges)], merges, max_length)
+
+
+def _tokenizer(pieces: list[str], merges: list[tuple[str, str]], max_length: int) -> CLIPTokenizer:
+    vocabulary = {piece: number for number, piece in enumerate([*dict.fromkeys(pieces), START, END])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)
+
+
+def tokenize(
+    tokenizer: CLIPTokenizer, sentences: str | Sequence[str], length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sentences -> token ids (B, L) long and mask (B, L) bool: True for start, words and the first end token.
 
     Args:
-        preset: sizes of both halves; the inner layers are 4 × as wide as the hidden states, as in CLIP.
-        tokenizer: gives the number of tokens and the ids of start, end and padding; default `build_tokenizer()`.
+        sentences: B sentences, or one; the empty sentence is the unconditional prompt.
+        length: L; default the tokenizer's `model_max_length`. Nothing is cut off: a longer sentence is a ValueError.
     """
-    tokenizer = tokenizer or build_tokenizer(preset.max_length)
+    sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+    length = length or tokenizer.model_max_length
+    encoded = tokenizer(sentences, padding="max_length", max_length=length, verbose=False)
+    for sentence, ids in zip(sentences, encoded.input_ids, strict=True):
+        if len(ids) > length:
+            raise ValueError(
+                f"Expected a sentence of at most {length} tokens, got {len(ids)} (start and end count as two): "
+                f"shorten {sentence!r}; a word outside the vocabulary costs up to one token a letter."
+            )
+    return torch.tensor(encoded.input_ids), torch.tensor(encoded.attention_mask, dtype=torch.bool)
+
+
+def build_clip(preset: TextPreset, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """An untrained, standard `CLIPModel`; its image half is a ViT on grey images (B, 1, H, W), as MR has no colour."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=preset.hidden,
@@ -47,6 +96,7 @@ def build_clip(preset: TextPreset, tokenizer: CLIPTokenizer | None = None) -> CL
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        is_causal=preset.causal,
     )
     vision = CLIPVisionConfig(
         hidden_size=preset.vision_hidden,
@@ -61,85 +111,41 @@ def build_clip(preset: TextPreset, tokenizer: CLIPTokenizer | None = None) -> CL
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=preset.projection))
 
 
-def clip_pixels(model: CLIPModel, images: Tensor) -> Tensor:
-    """Grey images (B, 1, H, W) in [-1, 1] -> `pixel_values` of `model`.
+def encoder_mask(encoder: CLIPTextModel | CLIPTextConfig, mask: Tensor) -> Tensor | None:
+    """Mask (B, L) -> what `CLIPTextModel` (or its config) and `get_text_features` take as `attention_mask`.
 
-    MR-CLIP takes them as they are. A CLIP from the hub has three channels: the grey value is repeated and
-    standardised with CLIP's own mean and spread. Another size is reached bilinearly.
-
-    Raises:
-        ValueError: not one channel.
+    A causal encoder needs none: its words come before the padding and never see it. For a bidirectional one the mask
+    is spelled out, (B, 1, L, L) with 0 where a token may look and a large negative number elsewhere, as transformers
+    would otherwise make it causal.
     """
-    if images.ndim != 4 or images.shape[1] != 1:
-        raise ValueError(f"Expected grey images (B, 1, H, W), got {tuple(images.shape)}: add or drop the channel axis.")
-    config = model.config.vision_config
-    if images.shape[-1] != config.image_size or images.shape[-2] != config.image_size:
-        side = config.image_size
-        images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-    if config.num_channels == 1:
-        return images
-    mean = images.new_tensor(OPENAI_CLIP_MEAN).view(1, 3, 1, 1)
-    std = images.new_tensor(OPENAI_CLIP_STD).view(1, 3, 1, 1)
-    return ((images + 1) / 2 - mean) / std
-
-
-def load_text_encoder(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """Frozen text encoder and tokenizer.
-
-    Args:
-        source: a folder with `text_encoder/` and `tokenizer/` (a pipeline, a training run), a folder that holds both
-            in one (a saved CLIP), or the id of either on the Hugging Face hub, such as openai/clip-vit-large-patch14.
-
-    Raises:
-        FileNotFoundError: no such folder, and the hub does not have it or cannot be reached; or no tokenizer in it.
-        ValueError: a truncated weight file, or a tokenizer with tokens that the encoder has no embedding for.
-    """
-    try:
-        encoder, tokenizer = _read_both(source)
-    except SafetensorError as error:
-        raise ValueError(
-            f"The weights of {str(source)!r} cannot be read ({error}): the file was truncated or altered; restore it."
-        ) from error
-    except (OSError, ValueError) as error:  # transformers raises either, depending on which file is missing
-        raise FileNotFoundError(
-            f"No CLIP text encoder at {str(source)!r}: expected a folder with text_encoder/ and tokenizer/, a saved "
-            f"CLIP, or the id of one on the Hugging Face hub (which needs the network once). Cause: {error}"
-        ) from error
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without its files
-        raise FileNotFoundError(
-            f"No tokenizer at {str(source)!r}: expected tokenizer.json (or vocab.json and merges.txt) by the weights."
-        )
-    if len(tokenizer) > encoder.config.vocab_size:
-        raise ValueError(
-            f"The tokenizer of {str(source)!r} has {len(tokenizer)} tokens, its encoder {encoder.config.vocab_size} "
-            "embeddings: they do not belong together; save both from one run."
-        )
-    return encoder.eval().requires_grad_(False), tokenizer
-
-
-def _read_both(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """Encoder and tokenizer, which stand in one folder or in two sub-folders."""
-    root = Path(source)
-    if (root / "text_encoder").is_dir() and (root / "tokenizer").is_dir():
-        return CLIPTextModel.from_pretrained(root / "text_encoder"), CLIPTokenizer.from_pretrained(root / "tokenizer")
-    try:
-        return CLIPTextModel.from_pretrained(source), CLIPTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        if root.is_dir():
-            raise
-        try:  # perhaps a whole pipeline on the hub
-            encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder")
-            return encoder, CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
-        except (OSError, ValueError):
-            raise error from None
+    if getattr(getattr(encoder, "config", encoder), "is_causal", True):
+        return None
+    hidden = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e4)
+    return hidden[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
 
 
 @torch.no_grad()
-def encode_prompts(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, sentences: str | Sequence[str]) -> Tensor:
-    """Sentences -> last hidden states (B, L, D), after the final layer norm, on the encoder's device.
+def encode_prompts(
+    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, sentences: str | Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Sentences -> last hidden states (B, L, D), after the final layer norm, and mask (B, L) of what is no padding."""
+    ids, mask = tokenize(tokenizer, sentences, encoder.config.max_position_embeddings)
+    ids, mask = ids.to(encoder.device), mask.to(encoder.device)
+    visible = encoder_mask(encoder, mask)
+    visible = visible if visible is None else visible.to(encoder.dtype)
+    return encoder(input_ids=ids, attention_mask=visible).last_hidden_state, mask
 
-    Raises:
-        ValueError: a sentence is over the encoder's length, see `tokenize`.
+
+def clip_pixels(model: CLIPModel, images: Tensor) -> Tensor:
+    """Grey images (B, 1, H, W) in [-1, 1] -> `pixel_values`, resized bilinearly to what `model` takes.
+
+    For the three channels of a CLIP from the hub grey is repeated and standardised with CLIP's own mean and spread.
     """
-    ids = tokenize(tokenizer, sentences, encoder.config.max_position_embeddings)
-    return encoder(input_ids=ids.to(encoder.device)).last_hidden_state
+    config = model.config.vision_config
+    size = (config.image_size, config.image_size)
+    if tuple(images.shape[-2:]) != size:
+        images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    if config.num_channels == 1:
+        return images
+    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return ((images + 1) / 2 - mean) / std

@@ -1,1 +1,1 @@
-"""Training: one loop, objectives as callables, stages that put them together."""
+"""Training: one resumable loop, and the five stages of a run."""

@@ -1,17 +1,18 @@
-"""One training loop for all stages, on accelerate, on as many processes as `accelerate launch` starts.
+"""One resumable training loop for all stages, on as many processes as `accelerate launch` starts.
 
-A step is a pure function of (seed, step): data, noise and drop-out are drawn from a generator seeded by both. So a
-resumed run gives, on a CPU, the same final weights bit for bit as an uninterrupted one. Micro-batches are numbered over
-all processes: two processes see what one process sees that accumulates twice as many.
+A step is a function of (seed, step), so on a CPU a resumed run ends with the same weights bit for bit. Micro-batches
+are numbered over all processes: two processes see what one process sees that accumulates twice as many.
 """
 
+import csv
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -20,33 +21,29 @@ from diffusers.training_utils import EMAModel
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
-from mrtutor.files import write_json
+from mrtutor.files import atomic_path, write_json
 from mrtutor.presets import StagePreset
-from mrtutor.training.checkpoint import load_checkpoint, save_checkpoint
-from mrtutor.training.logs import Log, peak_memory_mib
-from mrtutor.training.objectives import Objective
 
-Batches = Callable[[int, Generator], dict[str, Tensor]]
+CHECKPOINT, LOG, COST = "checkpoint.pt", "log.csv", "cost.json"
+LOG_EVERY = 10  # steps per row of the log
+
+Logs = dict[str, Tensor]
+Objective = Callable[[nn.Module, dict[str, Tensor], Generator], tuple[Tensor, Logs]]
 
 
 @dataclass
 class Stage:
-    """What the loop needs to know of a stage.
-
-    `batches(n, generator)` draws a batch of n rows; `validate(model)` and `sheet(model, path)` see the EMA weights.
-    An objective that learns itself, such as one with a discriminator, has `state_dict` and `load_state_dict`.
-    """
+    """What the loop needs to know of a stage; `validate` and `sheet` see the averaged weights."""
 
     name: str
-    model: nn.Module
-    objective: Objective
-    batches: Batches
+    model: nn.Module  # its parameters that require a gradient are trained, averaged and saved
+    objective: Objective  # one that learns itself, such as a discriminator, has state_dict and load_state_dict
+    batches: Callable[[int, Generator], dict[str, Tensor]]  # (n, generator) -> a batch of n rows
     settings: StagePreset
     groups: list[dict] | None = None  # optimiser groups; default: all parameters at one learning rate
-    validate: Callable[[nn.Module], dict[str, float]] | None = None
-    sheet: Callable[[nn.Module, Path], None] | None = None
-    tags: dict = field(default_factory=dict)  # goes into the checkpoint's fingerprint
-    inputs: dict[str, str] = field(default_factory=dict)  # keys of what it reads; goes into the checkpoint too
+    validate: Callable[[nn.Module], dict[str, float]] | None = None  # figures for the log
+    sheet: Callable[[nn.Module, Path], None] | None = None  # writes a picture
+    inputs: dict[str, str] = field(default_factory=dict)  # what it reads; a checkpoint made from else is refused
 
 
 class _Step(nn.Module):
@@ -56,7 +53,7 @@ class _Step(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, batch: dict[str, Tensor], generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: dict[str, Tensor], generator: Generator) -> tuple[Tensor, Logs]:
         return self.objective(self.model, batch, generator)
 
 
@@ -75,20 +72,6 @@ def step_generator(seed: int, micro_batch: int) -> Generator:
     return Generator().manual_seed((seed * 1_000_003 + micro_batch) % 2**63)
 
 
-@contextmanager
-def averaged(ema: EMAModel, model: nn.Module) -> Iterator[nn.Module]:
-    """Within the block `model` carries the EMA weights."""
-    trainable = list(model.parameters())
-    ema.store(trainable)
-    ema.copy_to(trainable)
-    model.eval()
-    try:
-        yield model
-    finally:
-        ema.restore(trainable)
-        model.train()
-
-
 def fit(
     stage: Stage,
     folder: str | Path,
@@ -99,91 +82,97 @@ def fit(
     mixed_precision: str = "no",
     stop_after: int | None = None,
 ) -> nn.Module:
-    """Train `stage.model` in place and leave the EMA weights in it.
+    """Train `stage.model` in place; return it with the averaged weights, in eval mode.
+
+    `folder` gets checkpoint.pt, log.csv, cost.json and sheets/. A loss that is not finite is a FloatingPointError, a
+    full disk an OSError; the last good checkpoint stays.
 
     Args:
-        folder: gets checkpoint.pt, log.csv, cost.json, TensorBoard events and sample sheets.
-        resume: go on from the checkpoint in `folder`, if there is one.
+        resume: go on from the checkpoint in `folder`, if there is one (ValueError: of another run).
         mixed_precision: "no", "bf16" or "fp16" (accelerate); a resumed run keeps its own on the same kind of device.
-        stop_after: leave after this many steps in all, as a kill would, but with a checkpoint (tests, tutorials).
-
-    Returns:
-        the model, with averaged weights, in eval mode.
-
-    Raises:
-        ValueError: the checkpoint belongs to another run (see `load_checkpoint`).
-        FloatingPointError: the loss is not finite; the last good checkpoint stays.
+        stop_after: leave after this many steps in all, as a kill would, but with a checkpoint.
     """
     folder, settings = Path(folder), stage.settings
     folder.mkdir(parents=True, exist_ok=True)
     # a run may move to another number of processes, as long as a step takes as many micro-batches in all
-    processes = PartialState(cpu=device == "cpu").num_processes
-    in_all = replace(settings, accumulation=settings.accumulation * processes)
-    fingerprint = f"{stage.name} seed={seed} {in_all} {stage.tags}"
-    state = load_checkpoint(folder, fingerprint, stage.inputs) if resume else None
-    if state and state.get("device") == device:
+    total = settings.accumulation * PartialState(cpu=device == "cpu").num_processes
+    recipe = str(asdict(settings) | {"accumulation": total})
+    made_of = {"stage": stage.name, "seed": str(seed), "settings": recipe} | stage.inputs
+    state = load_checkpoint(folder, made_of) if resume else None
+    if state and state["device"] == device:
         mixed_precision = state["mixed_precision"]
-    accelerator = _accelerator(device, mixed_precision, settings.accumulation)
-    model = stage.model.to(memory_format=torch.channels_last).train()
-    groups = stage.groups or [{"params": list(model.parameters()), "lr": settings.learning_rate}]
-    optimizer = torch.optim.AdamW(
-        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, settings.beta2), fused=True
-    )
-    rates = [group["lr"] for group in optimizer.param_groups]
-    wrapped, optimizer = accelerator.prepare(_Step(model, stage.objective), optimizer)
-    ema = EMAModel(model.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=3 / 4)
-    ema.to(accelerator.device)
-
-    start, seconds = 0, 0.0
-    if state:
-        start, seconds = _restore(state, stage, optimizer, ema), state["seconds"]
-    main = accelerator.is_main_process
-    end = min(settings.steps, stop_after or settings.steps)
-    began = time.perf_counter() - seconds
-    with Log(folder, start, enabled=main) as log:
-        bar = tqdm(range(start, end), initial=start, total=settings.steps, desc=stage.name, disable=not main)
-        for step in bar:
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * learning_rate_factor(step, settings)
-            values = _optimise(accelerator, wrapped, optimizer, stage, seed, step)
-            ema.step(model.parameters())
-            log.add(step + 1, values)
-            bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-            last = step + 1 == end
-            if main and (last or (step + 1) % settings.validate_every == 0):
-                with averaged(ema, model):
-                    log.validation(step + 1, stage.validate(model) if stage.validate else {})
-                    if stage.sheet:
-                        stage.sheet(model, folder / "sheets" / f"{step + 1:06d}.png")
-            if main and (last or (step + 1) % settings.checkpoint_every == 0):
-                state = _snapshot(step + 1, stage, optimizer, ema) | {"seconds": time.perf_counter() - began}
-                state |= {"device": device, "mixed_precision": accelerator.mixed_precision}
-                save_checkpoint(folder, state, fingerprint, stage.inputs)
-    if main:
-        write_cost(folder, end, time.perf_counter() - began)
-    accelerator.wait_for_everyone()  # what the main process wrote is there for all
-    ema.copy_to(model.parameters())
-    return model.eval()
-
-
-def _accelerator(device: str, mixed_precision: str, accumulation: int) -> Accelerator:
-    """Accelerator of this process; every process takes the main one's number format."""
-    PartialState(cpu=device == "cpu")
     agreed = broadcast_object_list([mixed_precision])[0]  # each CPU's own probe may end differently
     AcceleratorState._reset_state()  # else a second `fit` in this Python could not take another number format
-    return Accelerator(cpu=device == "cpu", mixed_precision=agreed, gradient_accumulation_steps=accumulation)
+    precision = {"cpu": device == "cpu", "mixed_precision": agreed}
+    accelerator = Accelerator(gradient_accumulation_steps=settings.accumulation, **precision)
+    model = stage.model.to(memory_format=torch.channels_last).train()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters, betas = list(trained.values()), (0.9, settings.beta2)
+    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "betas": betas, "fused": True}
+    optimizer = torch.optim.AdamW(stage.groups or parameters, **options)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    wrapped, optimizer = accelerator.prepare(_Step(model, stage.objective), optimizer)
+    ema = EMAModel(parameters, decay=settings.ema_decay, use_ema_warmup=True, power=3 / 4)
+    learning = [("optimizer", optimizer), ("ema", ema)]
+    learning += [("objective", stage.objective)] if hasattr(stage.objective, "state_dict") else []
+    start, seconds, figures, rows = 0, 0.0, {}, []
+    if state:
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(state["model"][name])
+        for name, part in learning:
+            part.load_state_dict(state[name])
+        start, seconds, figures, rows = (state[name] for name in ("step", "seconds", "validation", "log"))
+    ema.to(accelerator.device)
+
+    main, end = accelerator.is_main_process, min(settings.steps, stop_after or settings.steps)
+    began, recent = time.perf_counter() - seconds, []
+    if main:
+        _write_log(folder / LOG, rows)
+    for step in tqdm(range(start, end), initial=start, total=settings.steps, desc=stage.name, disable=not main):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * learning_rate_factor(step, settings)
+        recent.append(_optimise(accelerator, wrapped, optimizer, stage, seed, step))
+        ema.step(parameters)
+        done, last = step + 1, step + 1 == end
+        if not main:
+            continue
+        if done % LOG_EVERY == 0:
+            means = {name: sum(values[name] for values in recent) / len(recent) for name in recent[0]}
+            rows += _write_log(folder / LOG, [[done, "train", *item] for item in means.items()], "a")
+            recent = []
+        if last or done % settings.validate_every == 0:
+            ema.store(parameters)
+            ema.copy_to(parameters)
+            model.eval()
+            figures = stage.validate(model) if stage.validate else {}
+            if stage.sheet:
+                stage.sheet(model, folder / "sheets" / f"{done:06d}.png")
+            ema.restore(parameters)
+            model.train()
+            rows += _write_log(folder / LOG, [[done, "validation", *item] for item in figures.items()], "a")
+        if last or done % settings.checkpoint_every == 0:
+            seconds = time.perf_counter() - began
+            state = {"step": done, "seconds": seconds, "validation": figures, "log": rows, "device": device}
+            state |= {"mixed_precision": accelerator.mixed_precision}
+            state |= {"model": {name: parameter.detach() for name, parameter in trained.items()}}
+            save_checkpoint(folder, state | {name: part.state_dict() for name, part in learning}, made_of)
+            cost = {"steps": done, "seconds": round(seconds, 1), "peak_mib": round(peak_memory_mib())}
+            write_json(folder / COST, cost | {"threads": torch.get_num_threads(), "validation": figures})
+    accelerator.wait_for_everyone()  # what the main process wrote is there for all
+    ema.copy_to(parameters)
+    return model.eval()
 
 
 def _optimise(
     accelerator: Accelerator, wrapped: nn.Module, optimizer: torch.optim.Optimizer, stage: Stage, seed: int, step: int
 ) -> dict[str, float]:
     """One optimiser step over `accumulation` micro-batches on each process; returns mean loss and logs."""
-    settings, world = stage.settings, accelerator.num_processes
-    totals: dict[str, Tensor] = {}
+    settings, parts = stage.settings, []
     for part in range(settings.accumulation):
         # the same micro-batches whether 1 process accumulates 2 or 2 processes take one each
-        micro = (step * settings.accumulation + part) * world + accelerator.process_index
-        generator = step_generator(seed, micro)
+        micro_batch = (step * settings.accumulation + part) * accelerator.num_processes + accelerator.process_index
+        generator = step_generator(seed, micro_batch)
         batch = {k: v.to(accelerator.device) for k, v in stage.batches(settings.batch_size, generator).items()}
         with accelerator.accumulate(wrapped):
             with accelerator.autocast():
@@ -193,41 +182,60 @@ def _optimise(
                 accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        for name, value in {"loss": loss.detach(), **logs}.items():
-            totals[name] = totals.get(name, 0.0) + torch.as_tensor(value, dtype=torch.float32) / settings.accumulation
-    values = {name: accelerator.reduce(value.to(accelerator.device), "mean").item() for name, value in totals.items()}
+        parts.append({"loss": loss.detach(), **logs})
+    means = {name: torch.stack([part[name].float() for part in parts]).mean() for name in parts[0]}
+    values = {name: accelerator.reduce(value.to(accelerator.device), "mean").item() for name, value in means.items()}
     if not math.isfinite(values["loss"]):
         raise FloatingPointError(
-            f"The loss of stage {stage.name} is {values['loss']} at step {step + 1}, and probably again with --resume: "
-            "start anew with another --seed, or lower the learning rate of the stage (its StagePreset in "
-            "mrtutor/presets.py); the last good checkpoint is kept until then."
+            f"The loss of stage {stage.name} is {values['loss']} at step {step + 1}: start anew with another --seed "
+            "or a lower learning rate (mrtutor/presets.py); the last good checkpoint is kept."
         )
     return values
 
 
-def _snapshot(step: int, stage: Stage, optimizer: torch.optim.Optimizer, ema: EMAModel) -> dict:
-    state = {
-        "step": step,
-        "model": stage.model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": {"shadow": ema.shadow_params, "step": ema.optimization_step},
-    }
-    return state | ({"objective": stage.objective.state_dict()} if hasattr(stage.objective, "state_dict") else {})
+def save_checkpoint(folder: str | Path, state: dict, made_of: dict[str, str]) -> None:
+    """Write `state` (tensors, numbers, nested dicts and lists) to `folder`/checkpoint.pt, whole or not at all.
+
+    `made_of`: stage, seed, settings and inputs of the run, by name; `load_checkpoint` refuses another.
+    """
+    path = Path(folder) / CHECKPOINT
+    try:
+        with atomic_path(path) as temporary:
+            torch.save({"made_of": made_of, "state": state}, temporary)
+    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+        raise OSError(f"{path} not written ({error}): make room on the disk and go on with --resume.") from error
 
 
-def _restore(state: dict, stage: Stage, optimizer: torch.optim.Optimizer, ema: EMAModel) -> int:
-    stage.model.load_state_dict(state["model"])
-    if "objective" in state:
-        stage.objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
-    for shadow, saved in zip(ema.shadow_params, state["ema"]["shadow"], strict=True):
-        shadow.copy_(saved)
-    ema.optimization_step = state["ema"]["step"]
-    return state["step"]
+def load_checkpoint(folder: str | Path, made_of: dict[str, str]) -> dict | None:
+    """State saved in `folder`, or None if there is none; ValueError if it is damaged or of another run."""
+    path = Path(folder) / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several types for a damaged archive
+        raise ValueError(f"{path} cannot be read ({error}): delete it and start the stage anew.") from error
+    old = content["made_of"]
+    changed = [f"{n} was {old.get(n)}, now {made_of.get(n)}" for n in old | made_of if old.get(n) != made_of.get(n)]
+    if changed:
+        raise ValueError(f"{path} is of another run ({'; '.join(changed)}): take another --out, or leave out --resume.")
+    return content["state"]
 
 
-def write_cost(folder: Path, steps: int, seconds: float) -> None:
-    """What the stage took: wall-clock seconds over all resumed pieces, and the process's peak memory."""
-    cost = {"steps": steps, "seconds": round(seconds, 1), "peak_mib": round(peak_memory_mib())}
-    cost["threads"] = torch.get_num_threads()
-    write_json(folder / "cost.json", cost)
+def _write_log(path: Path, rows: list[list], mode: str = "w") -> list[list]:
+    """Rows of log.csv; a resumed run writes those up to its checkpoint anew."""
+    header = [["step", "split", "name", "value"]] if mode == "w" else []
+    with open(path, mode, newline="") as file:
+        csv.writer(file).writerows([*header, *rows])
+    return rows
+
+
+def peak_memory_mib() -> float:
+    """Largest memory of this process so far, in MiB: resident, or what torch took on a GPU if that is more."""
+    gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    if sys.platform == "win32":
+        return max(gpu, psutil.Process().memory_info().peak_wset / 2**20)
+    import resource  # not on Windows
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return max(gpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)

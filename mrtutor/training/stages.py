@@ -1,229 +1,391 @@
-"""The four stages of a preset: autoencoder, text, denoiser, guidance; and, whenever one likes, a crisper decoder.
+"""The stages of a run: autoencoder, a crisper decoder, text, denoiser, guidance.
 
-Each reads what the earlier ones left in the run's folder and leaves a standard component folder there:
-`autoencoder/`, `text_encoder/`, `tokenizer/`, `clip/`, `unet/` (the plain LDM), `guidance-A/` … or `unet-D/`, and
-`unet-D-further/`, `unet-D-further-2/` … of further rounds, `decoder/` (the autoencoder, its decoder crisper).
-Checkpoints, logs and sample sheets stand in `runs/<stage>/`; `runs/origin.json` says what each was trained on.
+A run's folder is a pipeline's folder, with one component of each stage; `load_pretrained` opens it as soon as there is
+a denoiser. `training/<stage>/` keeps what `fit` writes and, for stages that go on from finished weights, those in
+start/. `training.json` says what trained each component.
 """
 
-from dataclasses import replace
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from accelerate import PartialState
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch import nn
-from transformers import CLIPTextConfig
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Generator, Tensor, nn
+from transformers import CLIPModel
 
-from mrtutor.files import replace_folder
-from mrtutor.models.autoencoder import build_autoencoder
-from mrtutor.models.denoiser import build_denoiser, build_scheduler, widen_input
-from mrtutor.models.guidance import STRUCTURE_CHANNELS, Variant, build_guidance, exit_parameters
-from mrtutor.models.hub import INSTALL, load_unet
-from mrtutor.models.mirror import save_mirrored
-from mrtutor.models.residual import load_residual, save_residual
+from mrtutor import plot
+from mrtutor.data.cohort import Cohort
+from mrtutor.data.structure import canny
+from mrtutor.files import data_root, replace_folder, sha256, write_json
+from mrtutor.models.autoencoder import build_autoencoder, decode, encode, set_latent_statistics
+from mrtutor.models.guidance import Guidance, guidance_of
+from mrtutor.models.hub import HubSources, load_text_encoder, load_unet, load_vae
+from mrtutor.models.precision import autocast, autocast_dtype, best_device, mixed_precision
 from mrtutor.models.text import build_clip, build_tokenizer
-from mrtutor.sampling.origin import record_origin
-from mrtutor.sampling.precision import mixed_precision
-from mrtutor.sampling.rounds import next_round, stage_of
-from mrtutor.training.adversarial import AdversarialObjective, decoder_parameters
-from mrtutor.training.batches import LatentBatches, SliceBatches, cohort_key
-from mrtutor.training.contrastive import ContrastiveObjective
-from mrtutor.training.loop import Stage, fit
-from mrtutor.training.objectives import AutoencoderObjective, DiffusionObjective, Objective, guidance_groups
-from mrtutor.training.run import AFTERWARDS, STAGES, Run, latent_batches, validation_rows
-from mrtutor.training.statistics import lacking_grain, store_latent_statistics, training_slices
-from mrtutor.training.validation import AutoencoderValidation, DiffusionValidation
+from mrtutor.models.unet import build_denoiser, build_scheduler
+from mrtutor.pipeline.pipeline import MRPipeline
+from mrtutor.pipeline.weights import INDEX, TRAINING, assemble, pipeline_folder, training_of
+from mrtutor.presets import Preset, StagePreset, load_preset
+from mrtutor.training import objectives
+from mrtutor.training.data import LatentBatches, SliceBatches, TrainingSlices, cache_latents, latent_key
+from mrtutor.training.loop import COST, Stage, fit
 from mrtutor.vocabulary import Modality
 
-EXIT_FACTOR = 4.0  # zero convolutions learn so much faster than the cloned encoder
+ALL = ("autoencoder", "text", "denoiser", "guidance")  # in this order; a crisper decoder may follow at any time
+LEAVES = {"autoencoder": "autoencoder", "decoder": "autoencoder", "text": "text_encoder", "denoiser": "unet"}
+STARTS = {"decoder": ("autoencoder",), "guidance": ("unet", "guidance", INDEX)}  # what these stages go on from
+FOLLOWER = {"autoencoder": "decoder", "denoiser": "guidance"}
 
 
-def train(run: Run, stage: str, *, variant: Variant | None = None, resume: bool = False) -> Path:
-    """Train one stage and save its component; returns the component's folder.
+@dataclass(frozen=True)
+class Run:
+    """One training run of a preset on one or several cohorts, of which training and validation patients are read."""
 
-    An autoencoder or a text encoder of `Run.hub` is copied instead of trained: both stay frozen (Eq. 1).
+    preset: Preset
+    cohorts: Sequence[Cohort]
+    folder: Path  # holds everything that the run makes
+    seed: int = 0  # of weights, batches and noise
+    device: str = "cpu"
+    steps: int | None = None  # instead of the preset's
+    start: str | Path | None = None  # pipeline (folder or name): a new run begins as a copy of it
+    variant: str | None = None  # guidance variant instead of the preset's
+    hub: HubSources = field(default_factory=HubSources)  # components that are not trained from nothing
+
+    @property
+    def method(self) -> Guidance:
+        """The guidance variant: as asked for, else that of the start, else the preset's."""
+        held = MRPipeline.load_config(pipeline_folder(self.start))["variant"] if self.start else "none"
+        return guidance_of(self.variant or (held if held != "none" else self.preset.variant))
+
+    @property
+    def reading(self) -> dict[str, bool]:
+        """How the text encoder is read: as it was in the start it came from, or as the preset says."""
+        told = training_of(self.folder).get("text", {})
+        if "start" in told and not (self.work("text") / COST).is_file():
+            config = MRPipeline.load_config(pipeline_folder(told["start"]))
+            return {name: config.get(name, False) for name in ("mask_padding", "findings")}
+        return {"mask_padding": self.preset.mask_padding, "findings": True}
+
+    @cached_property
+    def slices(self) -> TrainingSlices:
+        """Training slices."""
+        return TrainingSlices(self.cohorts, "train")
+
+    @cached_property
+    def unseen(self) -> TrainingSlices:
+        """Validation slices (the training slices if a tiny cohort has none)."""
+        some = any(len(cohort.rows("validation")) for cohort in self.cohorts)
+        return TrainingSlices(self.cohorts, "validation") if some else self.slices
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Stages that need no training, and where their component comes from."""
+        sources = {"autoencoder": self.hub.vae, "text": self.hub.text_encoder or self.preset.hub_text}
+        return {stage: source for stage, source in sources.items() if source}
+
+    def settings(self, stage: str) -> StagePreset:
+        """The stage's recipe, with the number of steps overridden if asked."""
+        settings = self.preset.stages[stage]
+        return replace(settings, steps=self.steps) if self.steps else settings
+
+    def work(self, stage: str) -> Path:
+        """Folder of a stage's checkpoint, log and sheets."""
+        return self.folder / "training" / stage
+
+    def component(self, name: str) -> Path:
+        """Folder of a finished component; FileNotFoundError if its stage has not run yet."""
+        if not (self.folder / name).is_dir():
+            advice = f"train the stages in the order {', '.join(ALL)}, or go on from a pipeline (--start laptop)"
+            raise FileNotFoundError(f"{self.folder / name} is missing: {advice}.")
+        return self.folder / name
+
+
+def train(run: Run, stage: str, resume: bool = False) -> Path:
+    """Train one stage and save its component, whose folder is returned; parts of `Run.hub` are copied instead.
 
     Raises:
-        ValueError: unknown stage, variant NONE for the guidance stage, a further round of another variant than D;
-            `resume` with a checkpoint of another run, or of other inputs.
+        ValueError: unknown stage, a variant that does not fit, `resume` with a checkpoint of another run.
         FileNotFoundError: an earlier stage has not run.
     """
-    builders = {"autoencoder": _autoencoder, "decoder": _decoder, "text": _text, "denoiser": _denoiser}
-    if stage not in (*STAGES, AFTERWARDS):
-        raise ValueError(
-            f"Unknown stage {stage!r}: expected one of {', '.join(STAGES)}, then {AFTERWARDS}; "
-            "or stylegan2, the baseline."
-        )
-    if stage == "guidance":
-        variant = Variant(variant or run.preset.variant)
-        if variant is Variant.NONE:
-            raise ValueError("The guidance stage needs a variant: A, B, C or D.")
-        if run.start and variant is not Variant.D:
-            raise ValueError(f"A further round is for variant D, got {variant}: A to C leave the U-Net as it is.")
-    if stage in run.given:
-        if run.processes.is_main_process:
-            INSTALL[stage](run.given[stage], run.folder)
-            record_origin(run.folder, stage, {"given": run.given[stage]})
-        run.processes.wait_for_everyone()
-        return run.folder / ("text_encoder" if stage == "text" else stage)
-    further = stage == "guidance" and run.start
-    component = run.folder / (next_round(run.start.name) if further else _component_name(stage, variant))
-    name = stage if stage != "guidance" else stage_of(component.name)  # earlier rounds stay as they are
+    builders = {"autoencoder": _pictures, "decoder": _pictures, "text": _text}
+    builders |= {"denoiser": _diffusion, "guidance": _diffusion}
+    if stage not in builders:
+        raise ValueError(f"Unknown stage {stage!r}: expected one of {', '.join(builders)}.")
     torch.manual_seed(run.seed)  # initial weights
-    with run.processes.main_process_first():  # the others find the cached latents
-        work = _guidance(run, variant) if stage == "guidance" else builders[stage](run)
-    tags = {"preset": run.preset.name, "cohort": cohort_key(run.cohort)}
-    work = replace(work, name=name, tags=tags, inputs=run.inputs(stage))
-    model = fit(
-        work,
-        run.folder / "runs" / name,
-        seed=run.seed,
-        resume=resume,
-        device=run.device,
-        mixed_precision=mixed_precision(_precision(run, stage)),
-    )
-    if run.processes.is_main_process:
-        _save(run, stage, component, model)
-        foreign = further and run.start.resolve().parent != run.folder.resolve()
-        start = run.start if foreign else run.hub.unet if stage == "denoiser" else None
-        record_origin(run.folder, name, run.origin | ({"start": str(start)} if start else {}))
-    run.processes.wait_for_everyone()
-    return component
+    processes = PartialState(cpu=run.device == "cpu")
+    with processes.main_process_first():  # the others find what it copies, and the cached latents
+        if processes.is_main_process:
+            _bring(run, stage)
+        work = None if stage in run.given else builders[stage](run, stage)
+    if work:
+        dtype = autocast_dtype(run.device)
+        if stage == "decoder" and dtype == torch.float16:  # the discriminator has no scaler to keep small gradients
+            dtype = torch.float32
+        options = {"seed": run.seed, "device": run.device, "mixed_precision": mixed_precision(dtype)}
+        model = fit(work, run.work(stage), resume=resume, **options)
+        if processes.is_main_process:
+            _save(run, stage, model)
+    processes.wait_for_everyone()
+    return run.component("guidance" if stage == "guidance" and run.method.has_network else LEAVES.get(stage, "unet"))
 
 
-def _autoencoder(run: Run) -> Stage:
-    settings = run.settings("autoencoder")
-    batches = SliceBatches(run.cohort, run.cohort.rows("train"), settings.crop, run.preset.autoencoder.unshuffle)
-    return _picture_stage(
-        run, "autoencoder", build_autoencoder(run.preset.autoencoder), AutoencoderObjective(), batches
-    )
-
-
-def _decoder(run: Run) -> Stage:
-    if run.processes.num_processes > 1:
-        raise ValueError("The decoder trains in one process: start it without `accelerate launch`.")
-    rate, folder = run.settings("decoder").learning_rate, run.component("autoencoder")
-    model = AutoencoderKL.from_pretrained(folder)
-    objective = AdversarialObjective(load_residual(folder), rate)
-    objective.discriminator.to(run.device, memory_format=torch.channels_last)
-    whole = SliceBatches(run.cohort, run.cohort.rows("train"))
-    groups = [{"params": decoder_parameters(model), "lr": rate}]
-    return replace(_picture_stage(run, "decoder", model, objective, whole), groups=groups)
-
-
-def _picture_stage(run: Run, name: str, model: AutoencoderKL, objective: Objective, batches: SliceBatches) -> Stage:
-    rows = validation_rows(run.cohort, 24)
-    modality = np.arange(len(rows)) % len(Modality)
-    images = torch.from_numpy(run.cohort.images[rows, modality])[:, None].float() / 255
-    validation = AutoencoderValidation(images, run.precision)
-    return Stage(name, model, objective, batches, run.settings(name), validate=validation, sheet=validation.sheet)
-
-
-def _precision(run: Run, stage: str) -> torch.dtype:
-    """A discriminator without a scaler of its own loses gradients in float16: float32 where bfloat16 is missing."""
-    return torch.float32 if stage == "decoder" and run.precision == torch.float16 else run.precision
-
-
-def _text(run: Run) -> Stage:
-    tokenizer = build_tokenizer(max_length=run.preset.text.max_length)
-    if run.processes.is_main_process:
-        with replace_folder(run.folder / "tokenizer") as temporary:
-            tokenizer.save_pretrained(temporary)
-    return Stage(
-        name="text",
-        model=build_clip(run.preset.text, tokenizer),
-        objective=ContrastiveObjective(tokenizer),
-        batches=SliceBatches(run.cohort, run.cohort.rows("train")),
-        settings=run.settings("text"),
-    )
-
-
-def _denoiser(run: Run) -> Stage:
-    objective = DiffusionObjective(build_scheduler(), tumour_weight=run.preset.tumour_weight)
-    width = CLIPTextConfig.from_pretrained(run.component("text_encoder")).hidden_size
-    unet = load_unet(run.hub.unet, width) if run.hub.unet else build_denoiser(run.preset.denoiser, width)
-    return _diffusion_stage(run, "denoiser", unet, objective, latent_batches(run, with_structure=False))
-
-
-def _guidance(run: Run, variant: Variant) -> Stage:
-    unet = _started(run.start) if run.start else UNet2DConditionModel.from_pretrained(run.component("unet"))
-    batches = latent_batches(run, with_structure=True)
-    if variant is Variant.D:  # the whole U-Net goes on training, with the structure among its inputs
-        wide = unet if run.start else widen_input(unet, STRUCTURE_CHANNELS)
-        objective = DiffusionObjective(
-            build_scheduler(),
-            variant,
-            drop_structure=run.preset.drop_structure,
-            tumour_weight=run.preset.tumour_weight,
-        )
-        return _diffusion_stage(run, "guidance", wide, objective, batches)
-    frozen = unet.requires_grad_(False).eval().to(run.device, memory_format=torch.channels_last)
-    autoencoder = None
-    if variant is Variant.C:
-        autoencoder = AutoencoderKL.from_pretrained(run.component("autoencoder")).requires_grad_(False).to(run.device)
-    objective = DiffusionObjective(
-        build_scheduler(), variant, frozen, autoencoder, tumour_weight=run.preset.tumour_weight
-    )
-    guidance = build_guidance(unet, variant).requires_grad_(True)
-    if variant is Variant.A:  # its skip residuals lead nowhere, and several processes may not wait for their gradients
-        guidance.controlnet_down_blocks.requires_grad_(False)
-    rate = run.settings("guidance").learning_rate
-    groups = guidance_groups(guidance, exit_parameters(guidance), rate, EXIT_FACTOR)
-    return replace(_diffusion_stage(run, "guidance", guidance, objective, batches), groups=groups)
-
-
-def _started(folder: Path) -> UNet2DConditionModel:
-    """A finished U-Net of variant D.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: a U-Net that takes no structure.
-    """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"No U-Net in {folder}: give the folder unet-D of a run whose guidance stage is done.")
-    unet = UNet2DConditionModel.from_pretrained(folder)
-    if unet.config.in_channels != (wanted := unet.config.out_channels + STRUCTURE_CHANNELS):
-        raise ValueError(
-            f"The U-Net of {folder} has {unet.config.in_channels} input channels, expected {wanted} (latents and "
-            "structure): give the folder unet-D of a run, not unet."
-        )
-    return unet
-
-
-def _diffusion_stage(
-    run: Run, name: str, model: nn.Module, objective: DiffusionObjective, batches: LatentBatches
-) -> Stage:
-    if run.device == "cpu":  # a tenth faster there than torch's fused attention, whose backward pass is slow
-        model.set_attn_processor(AttnProcessor())
-    text_width = batches.prompts.embeddings.shape[-1]
-    if (width := model.config.cross_attention_dim) != text_width:
-        raise ValueError(
-            f"The U-Net reads text states of width {width}, the text encoder of {run.folder} gives {text_width}: start "
-            "from a U-Net that was trained with this text encoder, or train the denoiser anew."
-        )
-    validation = DiffusionValidation(objective, batches, validation_rows(run.cohort, 64), run.precision)
-    return Stage(name, model, objective, batches, run.settings(name), validate=validation)
-
-
-def _component_name(stage: str, variant: Variant | None) -> str:
-    names = {"autoencoder": "autoencoder", "decoder": "decoder", "text": "clip", "denoiser": "unet"}
-    return names.get(stage) or ("unet-D" if variant is Variant.D else f"guidance-{variant}")
-
-
-def _save(run: Run, stage: str, component: Path, model: nn.Module) -> None:
-    if draws := stage in ("autoencoder", AFTERWARDS):
-        slices = training_slices(run.cohort)
-        mirrored = store_latent_statistics(model, slices) if stage == "autoencoder" else []
-        residual = lacking_grain(model, slices)  # a crisper decoder lacks less
-    model.to("cpu", memory_format=torch.contiguous_format)
-    with replace_folder(component) as temporary:
-        model.save_pretrained(temporary)
-        if draws:
-            save_residual(residual, temporary)
+def _bring(run: Run, stage: str) -> None:
+    """What is not trained: the run's start, what this stage goes on from, parts of the hub."""
+    if run.start and not (run.folder / TRAINING).is_file():
+        start = pipeline_folder(run.start)
+        _copy(start, run.folder, [path.name for path in start.iterdir() if path.is_dir() and path.name != "training"])
+        _copy(start, run.folder, [INDEX])
+        told = {stage: about | {"start": str(run.start)} for stage, about in training_of(start).items()}
+        write_json(run.folder / TRAINING, told)
+    kept = run.work(stage) / "start"  # it is replaced later, and a resumed stage needs it again
+    if stage in STARTS and not kept.is_dir():
+        run.component(STARTS[stage][0])
+        with replace_folder(kept) as temporary:
+            _copy(run.folder, temporary, STARTS[stage])
+    if stage in run.given:
+        source = run.given[stage]
         if stage == "autoencoder":
-            save_mirrored(mirrored, temporary)
-    if stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
-        with replace_folder(run.folder / "text_encoder") as temporary:
-            model.text_model.save_pretrained(temporary)
+            _save_parts(run, autoencoder=load_vae(source))
+        else:
+            encoder, tokenizer = load_text_encoder(source)
+            _save_parts(run, text_encoder=encoder, tokenizer=tokenizer)
+        _record(run, stage, {"given": source})
+
+
+def _copy(source: Path, target: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (source / name).is_dir():
+            with replace_folder(target / name) as temporary:
+                shutil.copytree(source / name, temporary, dirs_exist_ok=True)
+        elif (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _inputs(run: Run, **folders: Path) -> dict[str, str]:
+    """What a stage reads, by name: of folders of weights twelve hex digits that change with them."""
+    inputs = {"preset": run.preset.name, "cohorts": run.slices.key(), "start": str(run.start)}
+    for name, folder in folders.items():
+        sums = "".join(sha256(path) for path in sorted(folder.rglob("*.safetensors")))
+        inputs[name] = hashlib.sha256(sums.encode()).hexdigest()[:12]
+    return inputs
+
+
+def _pictures(run: Run, name: str) -> Stage:
+    """The autoencoder, or the decoder of a finished one."""
+    settings, inputs, start = run.settings(name), _inputs(run), run.start and pipeline_folder(run.start)
+    objective = objectives.AutoencoderObjective()
+    if name == "decoder":
+        if PartialState().num_processes > 1:
+            raise ValueError("The decoder trains in one process: start it without `accelerate launch`.")
+        start, objective = run.work(name) / "start", objectives.AdversarialObjective(settings.learning_rate)
+        objective.discriminator.to(run.device, memory_format=torch.channels_last)
+        inputs = _inputs(run, autoencoder=start)
+    model = build_autoencoder(run.preset.autoencoder)
+    if start:
+        model = AutoencoderKL.from_pretrained(start / "autoencoder", torch_dtype=torch.float32)
+    if name == "decoder":
+        for part_name, part in model.named_children():
+            part.requires_grad_(part_name in ("decoder", "post_quant_conv"))
+    else:
+        channels = model.config.latent_channels  # the identity serves until the statistics are known
+        model.register_to_config(latents_mean=[0.0] * channels, latents_std=[1.0] * channels)
+    true = SliceBatches(run.unseen).at(run.unseen.spread(24))["image"] / 2 + 0.5
+
+    def sheet(model: AutoencoderKL, path: Path) -> None:
+        made = reconstruct(model, true[:8])
+        plot.sheet({"slice": list(true[:8, 0]), "decoded": list(made[:, 0])}, [""] * len(made), path=path)
+
+    shown = {"validate": partial(reconstruction_figures, images=true), "sheet": sheet}
+    return Stage(name, model, objective, SliceBatches(run.slices, settings.crop), settings, inputs=inputs, **shown)
+
+
+def _text(run: Run, name: str) -> Stage:
+    tokenizer = build_tokenizer(run.preset.text.max_length)
+    model = build_clip(run.preset.text, tokenizer)
+    if run.start and (pipeline_folder(run.start) / "clip").is_dir():
+        model = CLIPModel.from_pretrained(pipeline_folder(run.start) / "clip", dtype=torch.float32)
+    if PartialState().is_main_process:
+        _save_parts(run, tokenizer=tokenizer)
+    objective, batches = objectives.ContrastiveObjective(tokenizer), SliceBatches(run.slices)
+    validate = partial(objectives.paraphrase_accuracy, tokenizer=tokenizer)
+    return Stage(name, model, objective, batches, run.settings(name), validate=validate, inputs=_inputs(run))
+
+
+def _networks(run: Run, name: str, width: int, channels: int) -> tuple[UNet2DConditionModel, ControlNetModel | None]:
+    """U-Net and guidance network as a stage takes them up, for texts of `width` and latents of some channels."""
+    if name == "denoiser":
+        source = run.hub.unet or (run.start and pipeline_folder(run.start))
+        sizes = replace(run.preset.denoiser, latent_channels=channels)
+        return load_unet(source, width, channels) if source else build_denoiser(sizes, width), None
+    start, method = run.work(name) / "start", run.method
+    if not method.takes_structure:
+        raise ValueError("The guidance stage needs a variant with an edge map: give --variant paper, A, B, C or D.")
+    held = MRPipeline.load_config(start)["variant"] if (start / INDEX).is_file() else "none"
+    unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+    if held == "paper" != method.name:
+        raise ValueError(f"Variant {method.name} needs a plain U-Net, and {start} holds one trained as the paper does.")
+    if held != method.name:
+        return method.build(guidance_of(held).plain(unet))
+    network = ControlNetModel.from_pretrained(start / "guidance").float() if method.has_network else None
+    return unet, network  # for a further round
+
+
+def _diffusion(run: Run, name: str) -> Stage:
+    """Denoiser or guidance, on the frozen parts that earlier stages have made."""
+    preset, settings, dtype = run.preset, run.settings(name), autocast_dtype(run.device)
+    autoencoder = AutoencoderKL.from_pretrained(run.component("autoencoder"), torch_dtype=torch.float32)
+    autoencoder.requires_grad_(False).eval()
+    encoder, tokenizer = load_text_encoder(run.component("text_encoder").parent)
+    folder = run.folder / "scheduler"
+    scheduler = DDIMScheduler.from_pretrained(folder) if folder.is_dir() else build_scheduler()
+    unet, network = _networks(run, name, encoder.config.hidden_size, autoencoder.config.latent_channels)
+    variant, parts = run.method.name if name == "guidance" else "none", (autoencoder, encoder, tokenizer, unet, network)
+    pipe = MRPipeline(*parts, scheduler, variant, preset.sampler, **run.reading)
+    pipe.to(run.device)
+    pipe.set_progress_bar_config(disable=True)
+    method, model = pipe.method, nn.ModuleDict({"unet": unet} | ({"guidance": network} if network else {}))
+    if run.device == "cpu":  # a tenth faster there than torch's fused attention, whose backward pass is slow
+        for part in model.values():
+            part.set_attn_processor(AttnProcessor())
+    empty = 0.0 if method.has_network else preset.drop_structure
+    objective = objectives.DiffusionObjective(scheduler, method, autoencoder, empty, preset.tumour_weight)
+    options = {"drop_prompt": preset.drop_prompt, "findings": run.reading["findings"]}
+    options, batches = options | {"with_structure": method.takes_structure}, {}
+    for error, slices in {"error": run.unseen, "error_seen": run.slices}.items():  # their difference is memorised
+        latents = cache_latents(slices, autoencoder, run.folder / "training", dtype)
+        batches[error] = LatentBatches(slices, latents, pipe.encode, **options)
+    read = {"text_encoder": run.folder / "text_encoder", "start": run.work(name) / "start"}
+    return Stage(
+        name,
+        model,
+        objective,
+        batches["error_seen"],
+        settings,
+        groups=method.trainable_groups(unet, network, settings.learning_rate),
+        validate=lambda model: {key: diffusion_error(objective, model, b, dtype) for key, b in batches.items()},
+        sheet=lambda _model, path: sample_sheet(pipe, run.unseen, path),  # the pipeline's own networks are trained
+        inputs=_inputs(run, **read) | {"latents": latent_key(autoencoder)},
+    )
+
+
+@torch.no_grad()
+def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
+    """Images (B, 1, H, W) in [0, 1] through encoder and decoder, (B, 1, H, W) float32 in [0, 1]."""
+    device, decoded = autoencoder.device, []
+    for part in images.split(8):
+        part = (part.to(device) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        with autocast(device, autocast_dtype(device)):
+            decoded.append(decode(autoencoder, encode(autoencoder, part)).cpu())
+    return (torch.cat(decoded) / 2 + 0.5).clamp(0, 1)
+
+
+def reconstruction_figures(autoencoder: AutoencoderKL, images: Tensor) -> dict[str, float]:
+    """PSNR (dB), SSIM and sharpness (mean gradient inside the brain, over the true one) of slices in [0, 1]."""
+    true, made = images[:, 0].numpy(), reconstruct(autoencoder, images)[:, 0].numpy()
+    slopes = [np.hypot(*np.gradient(pictures, axis=(1, 2)))[true > 0.02].mean() for pictures in (made, true)]
+    figures = {"sharpness": float(slopes[0] / slopes[1])}
+    for name, like in {"psnr_db": peak_signal_noise_ratio, "ssim": structural_similarity}.items():
+        figures[name] = float(np.mean([like(a, b, data_range=1) for a, b in zip(true, made, strict=True)]))
+    return figures
+
+
+@torch.no_grad()
+def diffusion_error(
+    objective: objectives.DiffusionObjective, model: nn.Module, batches: LatentBatches, dtype: torch.dtype
+) -> float:
+    """Unweighted error of Eq. 4 on 64 fixed slices, time steps and noise: comparable between runs."""
+    generator, device, total = Generator().manual_seed(0), objective.autoencoder.device, 0.0
+    batch = batches.at(batches.slices.spread(64))
+    for part in torch.arange(len(batch["latent"])).split(16):
+        small = {name: value[part].to(device) for name, value in batch.items()}
+        with autocast(device, dtype):
+            total += len(part) * objective(model, small, generator)[1]["error"].item()
+    return total / len(batch["latent"])
+
+
+def sample_sheet(pipe: MRPipeline, slices: TrainingSlices, path: Path, count: int = 2) -> None:
+    """Sequences that `pipe` draws for unseen slices, each under the true one."""
+    rows = {}
+    for number, index in enumerate(slices.spread(count).index.tolist(), 1):
+        (cohort, row), (images, _) = slices.places[index], slices.pictures(index)
+        have = np.flatnonzero(slices.available[index])
+        edges = canny(images[2 if 2 in have else have[0]])  # T1Gd shows outline and rim
+        edges = edges if pipe.method.takes_structure else None
+        drawn = pipe.sequence(cohort.idh(row), edges, seed=number, findings=cohort.findings(row))
+        rows |= {f"{number}: true": [edges, *images], f"{number}: drawn": [None, *drawn.values()]}
+    plot.sheet(rows, ["edges", *Modality], path=path)
+
+
+def _save(run: Run, stage: str, model: nn.Module) -> None:
+    """Leave the component in the run's folder, and what trained it in training.json, for the model card."""
+    if stage == "autoencoder":  # mean and spread of each raw latent channel, over slices drawn as in training
+        batches, generator = SliceBatches(run.slices), Generator().manual_seed(run.seed)
+        with torch.inference_mode():
+            raw = [encode(model, batches(8, generator)["image"].to(model.device)).cpu() for _ in range(32)]
+        set_latent_statistics(model, torch.cat(raw))
+    model.to("cpu", memory_format=torch.contiguous_format)
+    if stage in ("denoiser", "guidance"):
+        _save_parts(run, **({"guidance": None} | dict(model.items())))
+        variant = run.method.name if stage == "guidance" else "none"
+        assemble(run.folder, variant, run.preset.sampler, **run.reading)
+    elif stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
+        _save_parts(run, clip=model, text_encoder=model.text_model)
+    else:
+        _save_parts(run, autoencoder=model)
+    if stage in FOLLOWER:  # it goes on from the new weights
+        shutil.rmtree(run.work(FOLLOWER[stage]) / "start", ignore_errors=True)
+    about = {"cohorts": [], "preset": run.preset.name, "seed": run.seed}
+    for cohort in run.cohorts:
+        people = cohort.table[cohort.table["split"] == "train"]
+        told = {"source": ", ".join(sorted(people["source"].unique())), "key": cohort.key}
+        told |= {"patients": int(people["patient"].nunique()), "seed": cohort.manifest.get("seed")}
+        about["cohorts"].append(told)
+    about |= json.loads((run.work(stage) / COST).read_text())
+    gpu = run.device.startswith("cuda")
+    about["device"] = torch.cuda.get_device_name() if gpu else f"{run.device}, {about.pop('threads')} thread(s)"
+    about |= {"variant": run.method.name} if stage == "guidance" else {}
+    start = run.start or (run.hub.unet if stage == "denoiser" else None)
+    _record(run, stage, about | ({"start": str(start)} if start else {}))
+
+
+def _save_parts(run: Run, **parts: object) -> None:
+    for name, part in parts.items():
+        if part is None:
+            shutil.rmtree(run.folder / name, ignore_errors=True)
+        else:
+            with replace_folder(run.folder / name) as temporary:
+                part.save_pretrained(temporary)
+
+
+def _record(run: Run, stage: str, about: dict) -> None:
+    write_json(run.folder / TRAINING, training_of(run.folder) | {stage: about})
+
+
+def train_command(
+    stage: str,
+    cohorts: Sequence[Path],
+    out: Path,
+    preset: str = "laptop",
+    device: str | None = None,
+    resume: bool = False,
+    text_encoder: str | None = None,
+    unet: str | None = None,
+    vae: str | None = None,
+    **options: object,
+) -> list[Path]:
+    """Body of ``mrtutor train``: one stage, or "all" in order. `options` of `Run`: seed, steps, start, variant."""
+    if out.resolve().is_relative_to((data_root() / "pretrained").resolve()):
+        raise ValueError(f"{out} holds shipped weights: choose another folder for --out.")
+    hub = HubSources(text_encoder=text_encoder, unet=unet, vae=vae)
+    opened = [Cohort.open(path) for path in cohorts]
+    run = Run(load_preset(preset), opened, out, device=device or str(best_device()), hub=hub, **options)
+    return [train(run, name, resume) for name in (ALL if stage == "all" else (stage,))]

@@ -1,217 +1,127 @@
-"""The cohort: what it gives, how it is split, and how it refuses a damaged folder."""
-
-import json
-import pickle
-import shutil
+"""A cohort folder: what is written is read, what is broken is refused, and rows are chosen fairly."""
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
-from subjects import TinyCase
 
-from mrtutor.data.build import build_cohort
-from mrtutor.data.cohort import COLUMNS, Cohort
-from mrtutor.data.split import split_patients
-from mrtutor.data.structure import canny
-from mrtutor.vocabulary import Modality, prompt
+from mrtutor.data.cohort import COLUMNS, SPLITS, Cohort, choose_rows, split_patients, write_cohort
+from mrtutor.data.prepare import describe
+from tests.conftest import fake_slices
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cohort") / "tiny"
-    build_cohort([TinyCase(n) for n in range(8)], folder, {"source": "test", "seed": 0}, progress=False)
-    return folder
-
-
-@pytest.fixture
-def copy(built, tmp_path):
-    return shutil.copytree(built, tmp_path / "copy")
+def write(out, count=4, **columns):
+    """A cohort of slices of different real patients; the second without T2, the third without tumour."""
+    images, masks = fake_slices(0, count)
+    images[1:2, 3], masks[2:3] = 0, 0
+    table = pd.DataFrame("", range(count), list(COLUMNS)).assign(source="UCSF-PDGM", sequences="FLAIR T1 T1Gd T2")
+    table = table.assign(z_mm=np.nan, tumour_px=[int(mask.any()) for mask in masks])
+    table["subject_id"] = table["patient"] = [f"p{n}" for n in range(count)]
+    table.loc[1:1, "sequences"] = "FLAIR T1 T1Gd"
+    people = pd.DataFrame({"subject_id": ["p1"], "age": [40]})
+    return write_cohort(out, images, masks, table.assign(**columns), people, {"seed": 3})
 
 
 @pytest.fixture(scope="module")
-def cohort(built):
-    return Cohort.open(built, verify=True)
+def cohort(tmp_path_factory):
+    columns = {"idh": ["", "wild", "", "mutant"], "split": ["test", "train", "test", "validation"]}
+    columns |= {"source": ["UCSF-PDGM", "UCSF-PDGM", "UCSF-PDGM", "simulated"], "side": ["", "", "", "left"]}
+    columns |= {"subject_id": ["a-1", "p1", "a-2", "NA"], "patient": ["a", "p1", "a", "NA"]}
+    return write(tmp_path_factory.mktemp("cohort") / "mixed", necrosis=[None, True, None, False], **columns)
 
 
-def test_files_agree_with_each_other(cohort):
-    assert len(cohort) == 40  # 8 patients of 5 slices
-    assert cohort.images.shape == (40, 4, 256, 256)
-    assert isinstance(cohort.images, np.memmap)
-    assert cohort.masks.shape == (40, 256, 256)
-    assert tuple(cohort.table.columns) == COLUMNS
-    assert cohort.table["row"].tolist() == list(range(40))
-    assert (cohort.table.groupby("subject_id")["split"].nunique() == 1).all()
-    assert cohort.table["source"].unique().tolist() == ["test"]
-    area = (cohort.masks[:] > 0).sum((1, 2)) * (224 / 256) ** 2
-    assert area == pytest.approx(cohort.table["tumour_px"].to_numpy(), rel=0.05)
+def test_what_is_written_is_read(cohort):
+    again = Cohort.open(cohort.path, verify=True)
+    assert np.array_equal(again.images[0], fake_slices(0, 4)[0][0]) and not again.images[1, 3].any()
+    assert tuple(again.table.columns) == COLUMNS and again.manifest["seed"] == 3
+    assert (again.manifest["exams"], again.manifest["patients"], len(again)) == (4, 3, 4)
+    assert again.table["subject_id"].tolist() == ["a-1", "p1", "a-2", "NA"], "a patient may be called NA"
+    assert again.patients["age"].tolist() == pytest.approx([np.nan, 40, np.nan, np.nan], nan_ok=True)
 
 
-def test_patients_keep_their_phenotype(cohort):
-    assert cohort.patients["subject_id"].tolist() == [f"TINY-{n:03d}" for n in range(8)]
-    assert cohort.patients["age"].tolist() == [40 + n for n in range(8)]
-    assert cohort.patients["slices"].sum() == len(cohort)
+def test_rows_say_what_they_have(cohort):
+    assert cohort.available.tolist() == [[True] * 4, [True, True, True, False], [True] * 4, [True] * 4]
+    assert [cohort.idh(row) for row in range(4)] == [None, "wild", None, "mutant"]
+    words = "A simulated T1 modality MR image, type of IDH mutant glioma, left, without necrosis"
+    said = {0: "A T1 modality MR image, type of glioma", 2: "A T1 modality MR image, no tumour", 3: words}
+    assert all(cohort.sentence(row, "T1") == sentence for row, sentence in said.items())
+    assert np.array_equal(cohort.slice(0, "t1ce"), cohort.images[0, 2].astype(np.float32) / 255)
+    assert set(np.unique(cohort.structure(0, "FLAIR"))) == {0, 255}
+    assert cohort.row_of("a-1") == 0 and not cohort.simulated
+    asked = {"split": ("test", [0, 2]), "idh": ("wt", [1]), "tumour": (False, [2]), "simulated": (True, [3])}
+    assert all(cohort.rows(**{name: word}).tolist() == rows for name, (word, rows) in asked.items())
+    for ask, wrong in ((cohort.row_of, "c"), (cohort.rows, "tset")):
+        with pytest.raises(ValueError, match=wrong):
+            ask(wrong)
 
 
-def test_manifest_says_how_it_was_made(cohort):
-    assert cohort.manifest["version"] == 1
-    assert cohort.manifest["seed"] == 0
-    assert cohort.manifest["preparation"]["brain_percentile"] == 99.5
-    assert cohort.manifest["preparation"]["canny"] == [100, 200]
+@pytest.mark.parametrize(
+    ("name", "change", "word"),
+    [
+        ("cohort.json", None, "half-written"),
+        ("cohort.json", lambda content: b"{", "no cohort manifest"),
+        ("cohort.json", lambda content: content.replace(b": 2,", b": 1,"), "version"),
+        ("masks.npy", None, "lacks"),
+        ("slices.npy", lambda content: content[:5000], "truncated"),
+        ("slices.csv", lambda content: content.replace(b"p1", b"p7"), "SHA-256"),
+        ("masks.npy", lambda content: content[:5000] + b"\7" + content[5001:], "SHA-256"),
+    ],
+)
+def test_broken_folders_are_refused(tmp_path, name, change, word):
+    file = write(tmp_path / "out", 2).path / name
+    content = file.read_bytes()
+    file.unlink()
+    if change:
+        file.write_bytes(change(content))
+    for folder, said in ((file.parent, word), (tmp_path, "No cohort")):
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            Cohort.open(folder, verify=word == "SHA-256")
 
 
-def test_rows_by_split_and_type(cohort):
-    everything = np.concatenate([cohort.rows(split) for split in ("train", "validation", "test")])
-    assert sorted(everything) == list(range(40))
-    wild = cohort.rows("train", "wt")
-    assert (cohort.table["idh"].to_numpy()[wild] == "wild").all()
-    assert len(wild) + len(cohort.rows("train", "mutant")) == len(cohort.rows("train")) == 20
-    with pytest.raises(ValueError, match="Unknown split 'val': expected one of train, validation, test"):
-        cohort.rows("val")
-    with pytest.raises(ValueError, match="Unknown IDH"):
-        cohort.rows(idh="none")
+def test_tables_that_contradict_themselves_are_refused(tmp_path):
+    two_splits = {"split": ["train", "test", "train", "train"], "patient": ["a", "a", "b", "c"]}
+    for columns in ({"idh": "mutated"}, {"split": "dev"}, two_splits):
+        with pytest.raises(ValueError, match=r"idh|split"):
+            write(tmp_path, **columns)
+    assert not list(tmp_path.iterdir())
 
 
-def test_slice_and_structure(cohort):
-    image = cohort.slice(3, "t1ce")
-    assert image.dtype == np.float32
-    assert 0.9 < image.max() <= 1
-    assert np.array_equal(np.round(image * 255), cohort.images[3, 2])
-    assert np.array_equal(cohort.structure(3, "T2"), canny(cohort.images[3, 3]))
-    with pytest.raises(ValueError, match="Unknown modality"):
-        cohort.slice(3, "CT")
-    for row in (40, -1):
-        with pytest.raises(IndexError, match="expected 0 to 39"):
-            cohort.slice(row, "T1")
+def test_arrays_fit_the_table_and_the_key_changes_with_pixels_and_words(cohort, tmp_path):
+    with pytest.raises(ValueError, match="4 rows"):
+        write_cohort(tmp_path, cohort.images[:2], cohort.masks[:2], cohort.table)
+    same = write_cohort(tmp_path, cohort.images, cohort.masks, cohort.table).key
+    brighter = write_cohort(tmp_path, np.maximum(cohort.images, 1), cohort.masks, cohort.table).key
+    renamed = write_cohort(tmp_path, cohort.images, cohort.masks, cohort.table.assign(idh="wild")).key
+    assert same == cohort.key and len({same, brighter, renamed}) == 3
 
 
-def test_dataset_items(cohort):
-    data = cohort.dataset("train")
-    rows = cohort.rows("train")
-    assert len(data) == 4 * len(rows)
-    item = data[6]
-    assert item["image"].shape == item["structure"].shape == (1, 256, 256)
-    assert item["mask"].shape == (256, 256)
-    assert (item["modality"], item["row"]) == ("T1Gd", rows[1])
-    assert item["prompt"] == prompt("T1Gd", item["idh"])
-    assert torch.equal(item["image"][0], torch.from_numpy(cohort.slice(rows[1], "T1Gd")))
-    assert torch.equal(item["structure"][0] > 0, torch.from_numpy(cohort.structure(rows[1], "T1Gd") > 0))
-    with pytest.raises(IndexError):
-        data[len(data)]
-    batch = next(iter(torch.utils.data.DataLoader(data, batch_size=3)))
-    assert batch["image"].shape == (3, 1, 256, 256)
-    assert list(batch["modality"]) == ["FLAIR", "T1", "T1Gd"]
-
-
-def test_structure_of_another_modality(cohort):
-    fixed = cohort.dataset("test", modalities=("T1",), structure_of="flair")
-    row = fixed[0]["row"]
-    assert torch.equal(fixed[0]["structure"][0] > 0, torch.from_numpy(cohort.structure(row, "FLAIR") > 0))
-    drawn = cohort.dataset("test", modalities=("T1",), structure_of="any")
-    torch.manual_seed(0)
-    first = [drawn[0]["structure"] for _ in range(12)]
-    torch.manual_seed(0)
-    assert all(torch.equal(a, drawn[0]["structure"]) for a in first)
-    assert len({a.numpy().tobytes() for a in first}) == len(Modality)
-
-
-def test_dataset_refuses_what_does_not_exist(cohort):
-    with pytest.raises(ValueError, match="Unknown modality"):
-        cohort.dataset("train", modalities=("PET",))
-    with pytest.raises(ValueError, match="Unknown modality"):
-        cohort.dataset("train", structure_of="PET")
-
-
-def test_a_worker_process_maps_the_files_instead_of_copying_them(cohort):
-    pickled = pickle.dumps(cohort.dataset("train"))
-    assert len(pickled) < 5000
-    assert torch.equal(pickle.loads(pickled)[0]["image"], cohort.dataset("train")[0]["image"])
-
-
-def test_split_is_80_10_10_within_each_type_and_fixed():
-    idh = {f"SIM-{n:04d}": "mutant" if n % 5 == 0 else "wild" for n in range(484)}
+def test_split_is_stratified_and_fixed_by_name():
+    idh = {f"SIM-{n:04d}": ("wild", "mutant")[n % 2] for n in range(100)}
     split = split_patients(idh)
-    for kind, total in (("mutant", 97), ("wild", 387)):
-        counts = [sum(split[p] == name and idh[p] == kind for p in idh) for name in ("train", "validation", "test")]
-        assert sum(counts) == total
-        assert counts == pytest.approx([0.8 * total, 0.1 * total, 0.1 * total], abs=1)
-    backwards = split_patients(dict(reversed(idh.items())))
-    assert backwards == split
-    only_wild = split_patients({p: kind for p, kind in idh.items() if kind == "wild"})
-    assert all(only_wild[p] == split[p] for p in only_wild)
-    assert split["SIM-0000"] == split_patients(idh)["SIM-0000"]
+    counts = pd.Series(split).groupby([pd.Series(idh), pd.Series(split)]).size()
+    assert counts.to_dict() == {(k, s): n for k in ("mutant", "wild") for s, n in zip(SPLITS, (40, 5, 5), strict=True)}
+    assert split_patients(dict(reversed(idh.items()))) == split
+    assert (split["SIM-0001"], split["SIM-0005"], split["SIM-0034"]) == ("validation", "train", "test")
 
 
-@pytest.mark.parametrize(("patients", "counts"), [(1, [1, 0, 0]), (2, [2, 0, 0]), (3, [1, 1, 1]), (10, [8, 1, 1])])
-def test_split_of_few_patients(patients, counts):
-    split = list(split_patients({str(n): "wild" for n in range(patients)}).values())
-    assert [split.count(name) for name in ("train", "validation", "test")] == counts
+def test_few_rows_cover_many_patients(tmp_path):
+    numbers = [0] * 9 + [1, 2, 3, 4, 5]  # patient 0 has 9 slices, the others one each; odd ones are wild
+    columns = {"patient": [f"p{n}" for n in numbers], "idh": [("mutant", "wild")[n % 2] for n in numbers]}
+    cohort = write(tmp_path / "unequal", 14, split="test", tumour_px=[0, *[1] * 13], **columns)
+    people, rows = cohort.table["patient"], choose_rows(cohort, 6, seed=1)
+    assert people[rows].nunique() == 6 and choose_rows(cohort, 3, seed=1) == rows[:3] != choose_rows(cohort, 3, seed=2)
+    assert sorted(choose_rows(cohort, 13)) == [*range(1, 14)] and choose_rows(cohort, 1, tumour=False) == [0]
+    rows = choose_rows(cohort, 5, balanced=True)
+    assert [cohort.idh(row) for row in rows] == ["mutant", "wild", "mutant", "wild", "mutant"]
+    for options in ({"count": 14}, {"count": 8, "balanced": True}):
+        with pytest.raises(ValueError, match="fewer"):
+            choose_rows(cohort, **options)
 
 
-def test_an_empty_choice_says_so(tmp_path):
-    build_cohort([TinyCase(0)], tmp_path / "one", {}, progress=False)
-    with pytest.raises(ValueError, match="No slice with split test"):
-        Cohort.open(tmp_path / "one").dataset("test")
-
-
-def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No folder"):
-        Cohort.open(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"No cohort in .*expected cohort\.json"):
-        Cohort.open(tmp_path)
-
-
-def test_half_written(copy, tmp_path):
-    (copy / "cohort.json").unlink()
-    with pytest.raises(ValueError, match=r"half-written .*run the same"):
-        Cohort.open(copy)
-    (tmp_path / "started/.parts").mkdir(parents=True)
-    with pytest.raises(ValueError, match="half-written"):
-        Cohort.open(tmp_path / "started")
-
-
-def test_another_version(copy):
-    manifest = json.loads((copy / "cohort.json").read_text())
-    (copy / "cohort.json").write_text(json.dumps({**manifest, "version": 2}))
-    with pytest.raises(ValueError, match="format version 2, this package reads 1"):
-        Cohort.open(copy)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
-def test_no_manifest_at_all(copy, text):
-    (copy / "cohort.json").write_text(text)
-    with pytest.raises(ValueError, match="is no cohort manifest"):
-        Cohort.open(copy)
-
-
-@pytest.mark.parametrize("name", ["slices.npy", "masks.npy", "slices.csv", "patients.csv"])
-def test_missing_file(copy, name):
-    (copy / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"lacks {name}"):
-        Cohort.open(copy)
-
-
-@pytest.mark.parametrize("name", ["slices.npy", "masks.npy"])
-@pytest.mark.parametrize("size", [0, 60, 100_000])
-def test_truncated_file(copy, name, size):
-    (copy / name).write_bytes((copy / name).read_bytes()[:size])
-    with pytest.raises(ValueError, match=f"{name} is truncated or no NumPy file"):
-        Cohort.open(copy)
-
-
-def test_altered_files(copy):
-    whole = bytearray((copy / "slices.npy").read_bytes())
-    whole[-1] ^= 1
-    (copy / "slices.npy").write_bytes(whole)
-    Cohort.open(copy)
-    with pytest.raises(ValueError, match=r"slices\.npy does not match its SHA-256"):
-        Cohort.open(copy, verify=True)
-    np.save(copy / "masks.npy", np.zeros((3, 256, 256), np.uint8))
-    with pytest.raises(ValueError, match=r"holds \(3, 256, 256\) uint8, expected \(40, 256, 256\)"):
-        Cohort.open(copy)
-
-
-def test_table_of_another_length(copy):
-    lines = (copy / "slices.csv").read_text().splitlines()
-    (copy / "slices.csv").write_text("\n".join(lines[:-1]))
-    with pytest.raises(ValueError, match="has 39 rows"):
-        Cohort.open(copy)
+def test_the_examples(examples):
+    Cohort.open(examples.path, verify=True)
+    real = examples.table.iloc[examples.rows(simulated=False)]
+    assert (len(examples) - len(real), real["patient"].nunique(), set(real["split"])) == (8, 10, {"test"})
+    for row in range(len(examples)):
+        said = examples.findings(row)
+        found = describe(examples.masks[row], examples.images[row].any(axis=0), said.simulated)
+        assert (found.tumour, found.side, found.necrosis) == (said.tumour, said.side, said.necrosis)

@@ -1,4 +1,4 @@
-"""Structure maps: Canny at the paper's thresholds, and a check that lets nothing but a binary map pass."""
+"""Edge maps: Canny at the paper's thresholds, a check that lets only line drawings pass, and composing."""
 
 import cv2
 import numpy as np
@@ -6,134 +6,70 @@ import pytest
 import torch
 from PIL import Image
 
-from mrtutor.data.structure import canny, validate_structure
+from mrtutor.data.structure import Ellipse, canny, compose_structure, ellipse_mask, ellipse_outline, validate_structure
+
+SQUARE = np.zeros((256, 256), np.uint8)
+SQUARE[60:200, 80:180] = 180
+EDGES = cv2.Canny(cv2.GaussianBlur(SQUARE, (5, 5), 0), 100, 200) > 0
 
 
-@pytest.fixture
-def image():
-    rng = np.random.default_rng(0)
-    picture = np.zeros((256, 256), np.uint8)
-    picture[60:200, 80:180] = 180
-    return cv2.GaussianBlur(picture, (5, 5), 0) + rng.integers(0, 6, (256, 256)).astype(np.uint8)
+def test_canny_is_opencv_at_100_and_200_for_every_type():
+    image = cv2.GaussianBlur(SQUARE, (5, 5), 0)
+    for same in (image, image / 255, (image / 255).astype(np.float32), torch.from_numpy(image)):
+        assert np.array_equal(canny(same) > 0, EDGES)
+    assert not canny(image // 5).any() and canny(image // 5, 20, 40).any()
+    for bad in (image[None], image.astype(int), image * np.nan, image / 100, image / 255 - 0.1):
+        with pytest.raises(ValueError, match="Expected"):
+            canny(bad)
 
 
-@pytest.fixture
-def edges(image):
-    return canny(image) > 0
-
-
-def test_is_opencv_at_100_and_200(image):
-    assert np.array_equal(canny(image), cv2.Canny(image, 100, 200))
-    assert canny(image).dtype == np.uint8
-    assert set(np.unique(canny(image))) == {0, 255}
-
-
-def test_floats_give_the_edges_of_uint8(image):
-    for same in (image / 255, (image / 255).astype(np.float32), torch.from_numpy(image), torch.from_numpy(image / 255)):
-        assert np.array_equal(canny(same), canny(image))
-
-
-def test_edges_follow_the_square(edges):
-    rows, columns = np.nonzero(edges)
-    assert abs(rows.min() - 60) <= 2
-    assert abs(columns.max() - 179) <= 2
-    assert not edges[100:160, 110:150].any()
-
-
-def test_thresholds_act(image):
-    faint = (image // 5).astype(np.uint8)
-    assert not canny(faint).any()
-    assert canny(faint, 20, 40).any()
+def test_every_usual_form_gives_the_same_tensor(tmp_path):
+    byte, expected = EDGES.astype(np.uint8), torch.from_numpy(EDGES).float()[None, None]
+    picture = Image.fromarray(byte * 255)
+    picture.save(tmp_path / "map.png")
+    forms = [EDGES, byte, byte * 255, EDGES.astype(np.float32), EDGES.astype(np.float16), expected.bfloat16()]
+    forms += [torch.from_numpy(byte * 255), expected[0], tmp_path / "map.png", str(tmp_path / "map.png")]
+    for form in (*forms, picture, picture.convert("1"), picture.convert("RGB")):
+        assert torch.equal(validate_structure(form), expected)
+    batch = np.stack([EDGES, EDGES[::-1]])
+    assert torch.equal(validate_structure(batch[:, None]), validate_structure(batch))
 
 
 @pytest.mark.parametrize(
-    ("bad", "message"),
+    ("bad", "word"),
     [
-        (np.zeros((4, 256, 256), np.uint8), "one slice"),
-        (np.zeros((256, 256), np.int32), "int32"),
-        (np.full((256, 256), np.nan), "NaN"),
-        (np.full((256, 256), 1.5), r"\[0, 1\]"),
-        (np.full((256, 256), -0.1), r"\[0, 1\]"),
+        (np.ones((128, 128), np.uint8), "shape"),
+        (np.ones((0, 256, 256), np.uint8), "shape"),
+        (np.full((256, 256), 0.5), "binary"),
+        (np.full((256, 256), np.nan), "binary"),
+        (np.arange(65536).reshape(256, 256).astype(np.uint8), "binary"),
+        (np.zeros((256, 256), bool), "empty"),
+        (~EDGES, "invert"),
+        (np.stack([EDGES, ellipse_mask(Ellipse(128, 128, 180, 220))]), "invert"),
+        (None, "NoneType"),
+        (Image.new("RGB", (256, 256), (255, 0, 0)), "colour"),
     ],
 )
-def test_canny_refuses(bad, message):
-    with pytest.raises(ValueError, match=message):
-        canny(bad)
+def test_what_is_no_edge_map_is_refused(bad, word):
+    with pytest.raises(ValueError, match=word):
+        validate_structure(bad)
+    for name, error in ((__file__, ValueError), ("none.png", FileNotFoundError)):
+        with pytest.raises(error, match="image"):
+            validate_structure(name)
 
 
-def test_canny_refuses_swapped_thresholds(image):
-    with pytest.raises(ValueError, match="swap"):
-        canny(image, 200, 100)
-
-
-def test_every_usual_form_gives_the_same_tensor(edges, tmp_path):
-    byte = edges.astype(np.uint8)
-    path = tmp_path / "map.png"
-    Image.fromarray(byte * 255).save(path)
-    expected = torch.from_numpy(edges).float()[None, None]
-    forms = [edges, byte, byte * 255, edges.astype(np.float32), edges.astype(np.float64), edges.astype(np.float16)]
-    forms += [torch.from_numpy(edges), torch.from_numpy(byte * 255), expected, expected.bfloat16(), expected[0]]
-    forms += [Image.fromarray(byte * 255), Image.fromarray(byte * 255).convert("1"), path, str(path)]
-    forms += [Image.fromarray(byte * 255).convert("RGB"), Image.fromarray(byte * 255).convert("RGBA")]
-    for form in forms:
-        tensor = validate_structure(form)
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, expected)
-
-
-def test_batches(edges):
-    flipped = np.stack([edges, edges[::-1]])
-    assert validate_structure(flipped).shape == (2, 1, 256, 256)
-    assert torch.equal(validate_structure(flipped[:, None]), validate_structure(flipped))
-
-
-@pytest.mark.parametrize("shape", [(128, 128), (256,), (256, 256, 3), (2, 3, 256, 256), (0, 256, 256), (256, 255)])
-def test_wrong_shape(shape):
-    with pytest.raises(ValueError, match=r"shape \(256, 256\)"):
-        validate_structure(np.ones(shape, np.uint8))
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (np.full((256, 256), 0.5), "binary structure map of 0 and 1"),
-        (np.full((256, 256), 255.0), "got also 255"),
-        (np.full((256, 256), -1.0), "got also -1"),
-        (np.arange(65536).reshape(256, 256).astype(np.uint8), "binary structure map of 0 and 255"),
-        (np.full((256, 256), np.nan), "NaN"),
-        (np.full((256, 256), np.inf), "NaN or infinity"),
-        (np.ones((256, 256), np.int64), "int64"),
-        (np.ones((256, 256), complex), "complex"),
-        (np.zeros((256, 256), np.uint8), "all empty"),
-        (np.zeros((256, 256), bool), "all empty"),
-    ],
-)
-def test_wrong_values(values, message):
-    with pytest.raises(ValueError, match=message):
-        validate_structure(values)
-
-
-def test_one_empty_map_of_a_batch(edges):
-    with pytest.raises(ValueError, match=r"map\(s\) 1 of the batch is all empty"):
-        validate_structure(np.stack([edges, np.zeros_like(edges)]))
-
-
-@pytest.mark.parametrize("thing", [None, [[0, 1], [1, 0]], 7])
-def test_wrong_type(thing):
-    with pytest.raises(ValueError, match=f"got {type(thing).__name__}"):
-        validate_structure(thing)
-
-
-def test_wrong_files(tmp_path, edges):
-    with pytest.raises(FileNotFoundError, match=r"none\.png"):
-        validate_structure(tmp_path / "none.png")
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match="Cannot read"):
-        validate_structure(tmp_path / "text.png")
-    Image.fromarray(edges).save(tmp_path / "whole.png")
-    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:200])
-    with pytest.raises(ValueError, match="Cannot read"):
-        validate_structure(tmp_path / "half.png")
-    Image.new("RGB", (256, 256), (255, 0, 0)).save(tmp_path / "red.png")
-    with pytest.raises(ValueError, match="coloured"):
-        validate_structure(tmp_path / "red.png")
+def test_the_old_tumour_goes_the_new_one_is_drawn_and_the_anatomy_stays():
+    outline, ventricle = (ellipse_outline(Ellipse(*circle)) for circle in ((128, 128, 180, 180), (135, 160, 20, 20)))
+    old = Ellipse(90, 90, 40, 40)
+    edges, tumour = outline | ventricle | ellipse_outline(old), ellipse_mask(old)
+    ellipse = Ellipse(x=160, y=100, width=40, height=30, angle=25)
+    composed = compose_structure(edges, tumour, ellipse) > 0
+    assert np.array_equal(composed, outline | ventricle | ellipse_outline(ellipse))
+    cortex = ellipse_mask(Ellipse(45, 128, 50, 50))
+    assert (compose_structure(outline, cortex, ellipse) > 0)[outline].all(), "a tumour at the cortex"
+    assert ellipse_mask(ellipse)[108, 176] and not ellipse_mask(ellipse)[92, 176], "turned clockwise"
+    covering = compose_structure(edges, tumour, Ellipse(x=135, y=160, width=50, height=50, core=0.5)) > 0
+    assert not covering[ventricle].any() and covering[ellipse_outline(Ellipse(135, 160, 25, 25))].all()
+    for x in (5, 400):
+        with pytest.raises(ValueError, match="outside"):
+            compose_structure(edges, tumour, Ellipse(x=x, y=20))

@@ -1,0 +1,1 @@
+"""StyleGAN2, the first baseline of the paper's Table 1."""

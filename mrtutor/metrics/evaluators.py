@@ -1,0 +1,80 @@
+"""The readers: two small networks that read modality and IDH type from pictures, and two nulls of what they read.
+
+They never guide a generator: a second opinion. Axes: n sequences · M = 4 modalities · H, W image pixels (256).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import binary_dilation
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from transformers import ResNetForImageClassification
+
+from mrtutor.data.cohort import Cohort
+from mrtutor.metrics.distances import BATCH, shipped
+from mrtutor.metrics.sequence import brain_of, unit
+from mrtutor.vocabulary import IDH
+
+SIDE = 128  # pixels that the readers see: enough to read a contrast, at a quarter of the cost
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads words from pictures, uint8 or in [0, 1]; the type from whole sequences, as one slice often hides it."""
+
+    modality: nn.Module
+    idh: nn.Module
+
+    def read_modality(self, slices: np.ndarray) -> np.ndarray:
+        """Slices (n, H, W) -> index in `Modality`, (n,)."""
+        return _read(self.modality, slices[:, None])
+
+    def read_idh(self, sequences: np.ndarray) -> np.ndarray:
+        """Sequences (n, M, H, W) -> index in `IDH`, (n,)."""
+        return _read(self.idh, sequences)
+
+
+@torch.inference_mode()
+def _read(network: nn.Module, images: np.ndarray) -> np.ndarray:
+    parts = [torch.from_numpy(unit(images[i : i + BATCH])).float() * 2 - 1 for i in range(0, len(images), BATCH)]
+    small = [F.interpolate(part, size=(SIDE, SIDE), mode="area") for part in parts]
+    return torch.cat([network(part).logits for part in small]).argmax(dim=-1).numpy()
+
+
+def load_reader(folder: str | Path | None = None) -> Reader:
+    """The shipped readers, or others in the same format. Raises: as `shipped`."""
+    folder, load = shipped("readers", folder), ResNetForImageClassification.from_pretrained
+    return Reader(**{name: load(folder / name, local_files_only=True).float().eval() for name in ("modality", "idh")})
+
+
+def paint_over(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Sequences (n, M, H, W) whose tumour (masks (n, H, W) not 0), and 4 pixels around, has the brain's median grey."""
+    painted = np.array(images)
+    for sequence, mask in zip(painted, masks, strict=True):
+        brain, area = brain_of(sequence), binary_dilation(mask > 0, iterations=4)
+        for image in sequence:
+            image[area & brain] = np.median(image[brain & ~area])
+    return painted
+
+
+def healthy_medians(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Median grey outside the tumour of (n, M, H, W) with tumour labels (n, H, W): (n, M), NaN where missing."""
+    pairs = zip(images, masks, strict=True)
+    return np.array([[np.median(x[(x > 0) & (mask == 0)]) if x.any() else np.nan for x in s] for s, mask in pairs])
+
+
+def median_reader(cohort: Cohort, rows: np.ndarray) -> Pipeline | None:
+    """A regression from `healthy_medians` to the index in `IDH`: it reads a shortcut. None without both types."""
+    types = cohort.table["idh"].to_numpy()[rows]
+    rows, labels = rows[types != ""], (types[types != ""] == IDH.WILD).astype(int)
+    if len(set(labels)) < 2:
+        return None
+    steps = SimpleImputer(keep_empty_features=True), StandardScaler(), LogisticRegression(class_weight="balanced")
+    return make_pipeline(*steps).fit(healthy_medians(cohort.images[rows], cohort.masks[rows]), labels)

@@ -1,1 +1,0 @@
-"""What a reader sees and touches: the studio and what it composes masks with."""
