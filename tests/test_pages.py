@@ -15,7 +15,6 @@ MEASURED = re.compile(r"(?<![\w.])\d*\.\d{2,}\b|(?<![\w.])\d+(?:\.\d+)? (?:dB|Mi
 SOURCE = re.compile(
     r"paper|theirs|Python|Table \d|§|Eq\.|Fig\.|et al\.|19\d\d|20\d\d|exact|default|by definition|literature",
     flags=re.I,
-    flags=re.I,
 )
 PRINTED = (
     r"<!-- table \w+ -->.*?<!-- /table -->",
