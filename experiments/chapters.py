@@ -4,10 +4,13 @@
     python -m experiments.chapters --in-place notebooks/00_*.ipynb   with its own parameters; keeps the outputs
 
 papermill has two traps, closed here: a name that the notebook does not know only warns, and its time limit is per cell.
+jupyter has a third: a kernel's ports are chosen before they are taken, so that two chapters at once may get the same
+and wait for ever. Where sockets have file names, each kernel gets its own.
 """
 
 import argparse
 import base64
+import contextlib
 import io
 import json
 import os
@@ -29,6 +32,14 @@ from mrtutor.figures import Figure, record
 from mrtutor.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+EXECUTE = """import json, os, sys
+from papermill import execute_notebook
+from traitlets.config import Config
+source, copy, folder, parameters = sys.argv[1:]
+sockets = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
+options = {"cwd": folder, "kernel_name": "python3", "progress_bar": False, "config": sockets}
+execute_notebook(source, copy, json.loads(parameters), **options)
+"""
 SMOKE_LIMIT_S = 300.0
 FULL_LIMIT_S = 3 * 3600.0
 SETUP = """import importlib.util
@@ -83,8 +94,8 @@ def run_chapter(path: Path, copy: Path, parameters: dict[str, Any], limit_s: flo
         raise ValueError(f"{path.name} has no parameter {', '.join(unknown)}: it knows {', '.join(known) or 'none'}.")
     copy.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="chapter-") as scratch, tempfile.TemporaryFile("w+") as log:
-        command = [sys.executable, "-m", "papermill", str(path), str(copy.resolve()), "-k", "python3"]
-        command += ["--cwd", str(cwd or scratch), "--no-progress-bar", "-y", json.dumps(parameters)]
+        arguments = [str(path.resolve()), str(copy.resolve()), str(cwd or scratch), json.dumps(parameters)]
+        command = [sys.executable, "-c", EXECUTE, *arguments]
         start, cpu = time.monotonic(), _cpu_of_children()
         process = subprocess.Popen(
             command,
@@ -99,13 +110,13 @@ def run_chapter(path: Path, copy: Path, parameters: dict[str, Any], limit_s: flo
             pass
         finally:
             in_time = process.poll() is not None
-            _end(process)
+            spent = _end(process)
         seconds = time.monotonic() - start
         log.seek(0)
         said = log.read()[-3000:]
     error = None
     if not in_time:
-        error = f"stopped after its limit of {limit_s:g} s; executed copy in {copy}"
+        error = f"stopped after its limit of {limit_s:g} s, {spent:.0f} of them at work, {_place(copy)}; copy in {copy}"
     elif process.returncode:
         error = f"failed; executed copy in {copy}\n{said}"
     return Run(chapter_name(path), seconds, _cpu_of_children() - cpu, error)
@@ -117,14 +128,25 @@ def _cpu_of_children() -> float:
     return times.children_user + times.children_system
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End a process with its children: a kernel is a grandchild in a session of its own."""
+def _end(process: subprocess.Popen) -> float:
+    """End a process with its children (a kernel is one, in a session of its own); processor seconds they had taken."""
     if process.poll() is not None:
-        return
-    family = psutil.Process(process.pid).children(recursive=True)
-    for member in (*family, process):
-        member.kill()
+        return 0.0
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    spent = sum(sum(member.cpu_times()[:2]) for member in family)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
+    return spent
+
+
+def _place(copy: Path) -> str:
+    """The cell in which a chapter that was stopped stood; papermill saves the copy as each one begins."""
+    if not copy.is_file():
+        return "before its first cell"
+    states = [cell.metadata.get("papermill", {}).get("status") for cell in nbformat.read(copy, as_version=4).cells]
+    return f"in cell {states.index('running')}" if "running" in states else "between two cells"
 
 
 def keep_outputs(executed: Path, notebook: Path) -> None:
