@@ -22,6 +22,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, VisionTextD
 from mrtutor.data.cohort import Cohort, choose_rows
 from mrtutor.files import data_root, replace_folder, write_checksums, write_text
 from mrtutor.metrics.distances import Features, shipped
+from mrtutor.metrics.evaluators import WORDS
 from mrtutor.metrics.prompts import build_scorer
 from mrtutor.models.precision import autocast_dtype, mixed_precision
 from mrtutor.models.text import build_tokenizer
@@ -120,6 +121,7 @@ def train_evaluator(which: str, cohorts: Sequence[Cohort], out: Path, work: Path
     else:
         parts = {"modality": classifier("modality", 1, ["modality"], noise=0.02, shrink=2)}
         parts["idh"] = classifier("idh", 4, ["idh"], whole=True, noise=0.02, shrink=2)
+        parts["words"] = classifier("words", 4, list(WORDS), whole=True, noise=0.02, shrink=2)
     names = ", ".join(f"{'simulated' if cohort.simulated else 'real'} ({cohort.key})" for cohort in cohorts)
     card = f"# {which}\n\nTrained by `experiments.evaluators` on training patients of these cohorts: {names};\n"
     card += f"{recipe.steps} steps of {recipe.batch_size}, seed {seed}. It guides no generator. Not for diagnosis.\n"

@@ -20,7 +20,7 @@ class AutoencoderPreset:
     widths: tuple[int, ...] = (96, 128)  # channels per level
     layers: int = 1  # residual blocks per level
     norm_groups: int = 16
-    latent_channels: int = 4
+    latent_channels: int = 8
     middle_attention: bool = False
     image_channels: int = 1  # 3 for hub weights; used where unshuffle is 1
     image_size: int = 256
@@ -57,7 +57,7 @@ class DenoiserPreset:
     layers: int = 1
     heads: int = 4
     norm_groups: int = 32
-    latent_channels: int = 4
+    latent_channels: int = 8
     latent_size: int = 32
 
 
@@ -229,6 +229,7 @@ _PAPER = Preset(
         widths=(128, 256, 512, 512),
         layers=2,
         norm_groups=32,
+        latent_channels=4,
         middle_attention=True,
         image_channels=3,
     ),
@@ -245,7 +246,9 @@ _PAPER = Preset(
         patch=14,
         image_size=224,
     ),
-    denoiser=DenoiserPreset(widths=(320, 640, 1280, 1280), attention=(True, True, True, False), layers=2, heads=8),
+    denoiser=DenoiserPreset(
+        widths=(320, 640, 1280, 1280), attention=(True, True, True, False), layers=2, heads=8, latent_channels=4
+    ),
     stages={
         stage: StagePreset(100_000, 8, 1e-6, schedule="constant", validate_every=1000, checkpoint_every=1000)
         for stage in ("autoencoder", "decoder", "text", "denoiser", "guidance")

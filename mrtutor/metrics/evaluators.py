@@ -1,9 +1,9 @@
-"""The readers: two small networks that read modality and IDH type from pictures, and two nulls of what they read.
+"""The readers: small networks that read modality, IDH type and findings from pictures, and nulls of what they read.
 
 They never guide a generator: a second opinion. Axes: n sequences · M = 4 modalities · H, W image pixels (256).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,11 @@ from transformers import ResNetForImageClassification
 from mrtutor.data.cohort import Cohort
 from mrtutor.metrics.distances import BATCH, shipped
 from mrtutor.metrics.sequence import brain_of, unit
-from mrtutor.vocabulary import IDH
+from mrtutor.vocabulary import IDH, PARTS
 
 SIDE = 128  # pixels that the readers see: enough to read a contrast, at a quarter of the cost
+# What a sentence says besides modality and type, each with its values, as in training.
+WORDS = {name: [False, True] for name in ("tumour", "simulated")} | {name: list(words) for name, words in PARTS.items()}
 
 
 @dataclass(frozen=True)
@@ -31,27 +33,35 @@ class Reader:
 
     modality: nn.Module
     idh: nn.Module
+    words: nn.Module
 
     def read_modality(self, slices: np.ndarray) -> np.ndarray:
         """Slices (n, H, W) -> index in `Modality`, (n,)."""
-        return _read(self.modality, slices[:, None])
+        return _read(self.modality, slices[:, None]).argmax(axis=-1)
 
     def read_idh(self, sequences: np.ndarray) -> np.ndarray:
         """Sequences (n, M, H, W) -> index in `IDH`, (n,)."""
-        return _read(self.idh, sequences)
+        return _read(self.idh, sequences).argmax(axis=-1)
+
+    def read_words(self, sequences: np.ndarray) -> dict[str, np.ndarray]:
+        """Sequences (n, M, H, W) -> for each of `WORDS` the index among its values, (n,)."""
+        ends = np.cumsum([len(values) for values in WORDS.values()])[:-1]
+        scores = np.split(_read(self.words, sequences), ends, axis=-1)
+        return {name: one.argmax(axis=-1) for name, one in zip(WORDS, scores, strict=True)}
 
 
 @torch.inference_mode()
 def _read(network: nn.Module, images: np.ndarray) -> np.ndarray:
     parts = [torch.from_numpy(unit(images[i : i + BATCH])).float() * 2 - 1 for i in range(0, len(images), BATCH)]
     small = [F.interpolate(part, size=(SIDE, SIDE), mode="area") for part in parts]
-    return torch.cat([network(part).logits for part in small]).argmax(dim=-1).numpy()
+    return torch.cat([network(part).logits for part in small]).numpy()
 
 
 def load_reader(folder: str | Path | None = None) -> Reader:
     """The shipped readers, or others in the same format. Raises: as `shipped`."""
     folder, load = shipped("readers", folder), ResNetForImageClassification.from_pretrained
-    return Reader(**{name: load(folder / name, local_files_only=True).float().eval() for name in ("modality", "idh")})
+    names = [field.name for field in fields(Reader)]
+    return Reader(**{name: load(folder / name, local_files_only=True).float().eval() for name in names})
 
 
 def paint_over(images: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def load_vae(source: str | Path) -> AutoencoderKL:
     return vae.float().requires_grad_(False)
 
 
-def load_unet(source: str | Path, text_width: int, latent_channels: int = 4) -> UNet2DConditionModel:
+def load_unet(source: str | Path, text_width: int, latent_channels: int) -> UNet2DConditionModel:
     """U-Net to *start* from, float32, for latents of 32 x 32; one of variant D loses its structure channels."""
     unet = _load(UNet2DConditionModel.from_pretrained, source, "unet", use_safetensors=True).float()
     if unet.config.in_channels == unet.config.out_channels + STRUCTURE_CHANNELS:

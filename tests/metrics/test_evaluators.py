@@ -5,11 +5,12 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from mrtutor.data.cohort import write_cohort
 from mrtutor.files import write_checksums
-from mrtutor.metrics.evaluators import healthy_medians, load_reader, median_reader, paint_over
+from mrtutor.metrics.evaluators import WORDS, healthy_medians, load_reader, median_reader, paint_over
+from mrtutor.training.data import FACTS
 
 
 def test_readers_are_loaded_whole_or_not_at_all(tiny_cohort, tmp_path):
-    for name, channels, labels in (("modality", 1, 4), ("idh", 4, 2)):
+    for name, channels, labels in (("modality", 1, 4), ("idh", 4, 2), ("words", 4, sum(map(len, WORDS.values())))):
         sizes = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
         torch.manual_seed(0)
         network = ResNetForImageClassification(ResNetConfig(num_channels=channels, num_labels=labels, **sizes))
@@ -19,6 +20,9 @@ def test_readers_are_loaded_whole_or_not_at_all(tiny_cohort, tmp_path):
     said = reader.read_modality(images[:, 0]), reader.read_idh(images)
     assert said[0].shape == said[1].shape == (3,) and said[0].max() < 4 and said[1].max() < 2
     assert (reader.read_modality(images[:, 0] / 255) == said[0]).all()
+    told = reader.read_words(images)
+    assert all(answer.shape == (3,) and answer.max() < len(WORDS[name]) for name, answer in told.items())
+    assert WORDS == {name: FACTS[name] for name in told}, "not what training says"
     (tmp_path / "idh" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="SHA-256"):
         load_reader(tmp_path)

@@ -26,12 +26,12 @@ def test_every_preset_goes_down_by_eight_and_the_papers_sizes_are_those_of_stabl
 @pytest.mark.parametrize("variant", ["paper", "C", "D"])
 def test_a_pipeline_with_other_latent_channels_draws(variant):
     smoke = load_preset("smoke")
-    autoencoder, denoiser = (replace(part, latent_channels=8) for part in (smoke.autoencoder, smoke.denoiser))
+    autoencoder, denoiser = (replace(part, latent_channels=4) for part in (smoke.autoencoder, smoke.denoiser))
     parts = build_components(replace(smoke, autoencoder=autoencoder, denoiser=denoiser), variant)
     pipe = MRPipeline(**parts, variant=variant)
     pipe.set_progress_bar_config(disable=True)
     images = pipe("A T2 modality MR image", torch.eye(256), num_inference_steps=2).images
-    assert images.shape == (1, 256, 256) and torch.isfinite(images).all() and pipe.unet.config.out_channels == 8
+    assert images.shape == (1, 256, 256) and torch.isfinite(images).all() and pipe.unet.config.out_channels == 4
 
 
 @torch.no_grad()

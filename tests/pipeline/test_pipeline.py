@@ -164,7 +164,7 @@ BAD = {
     "steps": ("T2", 1, {"num_inference_steps": 0}),
     "output": ("T2", 1, {"output_type": "jpeg"}),
     "generators": (["T2"] * 3, 1, {"generator": [seeded(), seeded()]}),
-    "latents not finite": ("T2", 1, {"latents": torch.full((1, 4, 32, 32), float("nan"))}),
+    "latents not finite": ("T2", 1, {"latents": torch.full((1, 8, 32, 32), float("nan"))}),
     "too long": ("glioma " * 99, 1, {}),
 }
 
