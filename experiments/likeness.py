@@ -20,6 +20,7 @@ from mrtutor.figures import Figure
 from mrtutor.metrics import distances, sequence
 from mrtutor.metrics.intervals import estimate, ratio
 from mrtutor.pipeline.draw import PipelineSampler, SequenceSpec, weights_key
+from mrtutor.pipeline.pipeline import MRPipeline
 from mrtutor.pipeline.weights import load_pretrained
 from mrtutor.vocabulary import Modality
 
@@ -36,6 +37,13 @@ def ask(cohort: Cohort, rows: list[int], seed: int) -> list[SequenceSpec]:
         about |= {"structure": cohort.structure(row, edges_of), "findings": cohort.findings(row)}
         specs.append(SequenceSpec(number, row, seed=int(np.random.default_rng([seed, row]).integers(2**62)), **about))
     return specs
+
+
+def draw(pipe: MRPipeline, specs: list[SequenceSpec]) -> np.ndarray:
+    """Sequences (n, M, 256, 256) uint8."""
+    sampler = PipelineSampler(pipe)
+    parts = [sampler.draw(specs[start : start + CHUNK]).numpy() for start in range(0, len(specs), CHUNK)]
+    return np.round(255 * np.concatenate(parts)).astype(np.uint8)
 
 
 def compare(images: np.ndarray, truth: np.ndarray, masks: np.ndarray, specs: list[SequenceSpec]) -> list[dict]:
@@ -85,9 +93,7 @@ def main(
     first = list({spec.patient: i for i, spec in reversed(list(enumerate(specs)))}.values())[::-1]
     for name, folder in (one.split("=", 1) for one in model):
         pipe = load_pretrained(folder)
-        sampler = PipelineSampler(pipe)
-        parts = [sampler.draw(specs[i : i + CHUNK]) for i in range(0, len(specs), CHUNK)]
-        images = np.concatenate([np.round(255 * part.numpy()).astype(np.uint8) for part in parts])
+        images = draw(pipe, specs)
         decoded = np.round(255 * distances.reconstruct_slices(pipe.autoencoder, truth)).astype(np.uint8)
         about = {"experiment": "likeness", "cohort": "real", "seed": seed, "weights": weights_key(pipe)}
         for who, pictures in {name: images, "autoencoder": decoded, "truth": truth}.items():
