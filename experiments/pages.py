@@ -16,6 +16,7 @@ import nbformat
 
 from mrtutor.figures import Figure, figure
 from mrtutor.files import write_text
+from mrtutor.metrics.evaluators import WORDS
 from mrtutor.vocabulary import Modality
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,6 +144,46 @@ def weights() -> str:
     return table(["figure", "value [95 % interval]", "N"], [[w, str(f), str(f.n)] for w, f in found.items()])
 
 
+LIKENESS = {
+    "truth_ncc": "correlation with the true slice, inside the brain",
+    "sharpness_ratio": "sharpness, as a share of the true slice's",
+    "edge_f1": "edges found where they were asked for, F1",
+    "lesion_contrast": "tumour above the rest of the brain, standard deviations",
+    "lesion_contrast_r": "its correlation with the true one, over slices",
+    "median_difference": "median grey value, less the true one",
+}
+SOURCES = {
+    "paper": "paper's network",
+    "D": "first weights (D)",
+    "autoencoder": "autoencoder alone",
+    "truth": "true slices",
+}
+
+
+def likeness() -> str:
+    """Real structure in, real look out: each figure of each model, by modality."""
+    rows = []
+    for metric, words in LIKENESS.items():
+        for model, name in SOURCES.items():
+            cells = [cell("likeness", model, metric, m, "real") for m in Modality]
+            if any(cells) and not (
+                model == "truth" and metric in ("truth_ncc", "sharpness_ratio", "median_difference")
+            ):
+                rows.append([words, name, *cells])
+    return table(["figure", "slices", *Modality], rows)
+
+
+def words() -> str:
+    """Share of sequences in which the reader finds what the sentence says, and of sentences in another order."""
+    rows = []
+    for word in WORDS:
+        found = [
+            cell("words", m, f"word_obeyed{null}", word, "real") for m in ("ldm", "paper") for null in ("", "_null")
+        ]
+        rows.append([word, *found, cell("words", "truth", "word_obeyed", word, "real")])
+    return table(["word", "no edge map", "null", "with edge map", "null", "true slices"], rows)
+
+
 def variants() -> str:
     """Guidance variants under one small budget."""
     rows = []
@@ -203,6 +244,8 @@ def _minutes(name: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "chapters": chapters,
     "cost": cost,
+    "likeness": likeness,
+    "words": words,
     "five": five_figures,
     "table_1": table_1,
     "table_1_modalities": table_1_modalities,
