@@ -1,7 +1,7 @@
 """Consistency distillation: a student draws in a few calls what its teacher draws in many.
 
-A sampler moves a noisy latent along a path that ends in a clean one. The teacher takes one short step on it. The student
-learns to say the same clean latent before and after that step, and so, step by step, the end of the path at once.
+A sampler moves a noisy latent along a path that ends in a clean one. The teacher takes one short step on it, and the
+student learns to say the same clean latent before and after that step: in the end, from anywhere, the end of the path.
 Classifier-free guidance is in the teacher's step, so the student needs none.
 
 Axes: B batch · C latent channels · h, w latent pixels · L tokens · D text width.
