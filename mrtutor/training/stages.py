@@ -8,7 +8,7 @@ start/. `training.json` says what trained each component.
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from mrtutor.models.precision import autocast, autocast_dtype, best_device, mixe
 from mrtutor.models.text import build_clip, build_tokenizer
 from mrtutor.models.unet import build_denoiser, build_scheduler
 from mrtutor.pipeline.pipeline import MRPipeline
-from mrtutor.pipeline.weights import INDEX, TRAINING, assemble, pipeline_folder, training_of
+from mrtutor.pipeline.weights import INDEX, TRAINING, pipeline_folder, training_of
 from mrtutor.presets import Preset, StagePreset, load_preset
 from mrtutor.training import objectives
 from mrtutor.training.data import LatentBatches, SliceBatches, TrainingSlices, cache_latents, latent_key
@@ -125,15 +125,15 @@ def train(run: Run, stage: str, resume: bool = False) -> Path:
     with processes.main_process_first():  # the others find what it copies, and the cached latents
         if processes.is_main_process:
             _bring(run, stage)
-        work = None if stage in run.given else builders[stage](run, stage)
+        work, leave = (None, None) if stage in run.given else builders[stage](run, stage)
     if work:
         dtype = autocast_dtype(run.device)
         if stage == "decoder" and dtype == torch.float16:  # the discriminator has no scaler to keep small gradients
             dtype = torch.float32
         options = {"seed": run.seed, "device": run.device, "mixed_precision": mixed_precision(dtype)}
-        model = fit(work, run.work(stage), resume=resume, **options)
+        fit(work, run.work(stage), resume=resume, **options)
         if processes.is_main_process:
-            _save(run, stage, model)
+            _save(run, stage, leave)
     processes.wait_for_everyone()
     return run.component("guidance" if stage == "guidance" and run.method.has_network else LEAVES.get(stage, "unet"))
 
@@ -179,8 +179,8 @@ def _inputs(run: Run, **folders: Path) -> dict[str, str]:
     return inputs
 
 
-def _pictures(run: Run, name: str) -> Stage:
-    """The autoencoder, or the decoder of a finished one."""
+def _pictures(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
+    """The autoencoder, or the decoder of a finished one; and what saves it."""
     settings, inputs, start = run.settings(name), _inputs(run), run.start and pipeline_folder(run.start)
     objective = objectives.AutoencoderObjective()
     if name == "decoder":
@@ -204,11 +204,19 @@ def _pictures(run: Run, name: str) -> Stage:
         made = reconstruct(model, true[:8])
         plot.sheet({"slice": list(true[:8, 0]), "decoded": list(made[:, 0])}, [""] * len(made), path=path)
 
-    shown = {"validate": partial(reconstruction_figures, images=true), "sheet": sheet}
-    return Stage(name, model, objective, SliceBatches(run.slices, settings.crop), settings, inputs=inputs, **shown)
+    def leave() -> None:
+        if name == "autoencoder":  # mean and spread of each raw latent channel, over slices drawn as in training
+            batches, generator = SliceBatches(run.slices), Generator().manual_seed(run.seed)
+            with torch.inference_mode():
+                raw = [encode(model, batches(8, generator)["image"].to(model.device)).cpu() for _ in range(32)]
+            set_latent_statistics(model, torch.cat(raw))
+        _save_parts(run, autoencoder=model)
+
+    batches, shown = SliceBatches(run.slices, settings.crop), {"validate": partial(reconstruction_figures, images=true)}
+    return Stage(name, model, objective, batches, settings, inputs=inputs, sheet=sheet, **shown), leave
 
 
-def _text(run: Run, name: str) -> Stage:
+def _text(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
     tokenizer = build_tokenizer(run.preset.text.max_length)
     model = build_clip(run.preset.text, tokenizer)
     if run.start and (pipeline_folder(run.start) / "clip").is_dir():
@@ -217,7 +225,9 @@ def _text(run: Run, name: str) -> Stage:
         _save_parts(run, tokenizer=tokenizer)
     objective, batches = objectives.ContrastiveObjective(tokenizer), SliceBatches(run.slices)
     validate = partial(objectives.paraphrase_accuracy, tokenizer=tokenizer)
-    return Stage(name, model, objective, batches, run.settings(name), validate=validate, inputs=_inputs(run))
+    stage = Stage(name, model, objective, batches, run.settings(name), validate=validate, inputs=_inputs(run))
+    # the generator needs the text half alone; scoring (CLIP score) needs both
+    return stage, lambda: _save_parts(run, clip=model, text_encoder=model.text_model)
 
 
 def _networks(run: Run, name: str, width: int, channels: int) -> tuple[UNet2DConditionModel, ControlNetModel | None]:
@@ -228,7 +238,7 @@ def _networks(run: Run, name: str, width: int, channels: int) -> tuple[UNet2DCon
         return load_unet(source, width, channels) if source else build_denoiser(sizes, width), None
     start, method = run.work(name) / "start", run.method
     if not method.takes_structure:
-        raise ValueError("The guidance stage needs a variant with an edge map: give --variant paper, A, B, C or D.")
+        raise ValueError("The guidance stage needs a variant with an edge map: give a --variant other than none.")
     held = MRPipeline.load_config(start)["variant"] if (start / INDEX).is_file() else "none"
     unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
     if held == "paper" != method.name:
@@ -239,7 +249,7 @@ def _networks(run: Run, name: str, width: int, channels: int) -> tuple[UNet2DCon
     return unet, network  # for a further round
 
 
-def _diffusion(run: Run, name: str) -> Stage:
+def _diffusion(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
     """Denoiser or guidance, on the frozen parts that earlier stages have made."""
     preset, settings, dtype = run.preset, run.settings(name), autocast_dtype(run.device)
     autoencoder = AutoencoderKL.from_pretrained(run.component("autoencoder"), torch_dtype=torch.float32)
@@ -264,7 +274,12 @@ def _diffusion(run: Run, name: str) -> Stage:
         latents = cache_latents(slices, autoencoder, run.folder / "training", dtype)
         batches[error] = LatentBatches(slices, latents, pipe.encode, **options)
     read = {"text_encoder": run.folder / "text_encoder", "start": run.work(name) / "start"}
-    return Stage(
+
+    def leave() -> None:
+        _save_parts(run, unet=unet, guidance=network, scheduler=scheduler)
+        pipe.save_config(run.folder)  # now it is a pipeline's folder
+
+    stage = Stage(
         name,
         model,
         objective,
@@ -275,6 +290,7 @@ def _diffusion(run: Run, name: str) -> Stage:
         sheet=lambda _model, path: sample_sheet(pipe, run.unseen, path),  # the pipeline's own networks are trained
         inputs=_inputs(run, **read) | {"latents": latent_key(autoencoder)},
     )
+    return stage, leave
 
 
 @torch.no_grad()
@@ -325,22 +341,9 @@ def sample_sheet(pipe: MRPipeline, slices: TrainingSlices, path: Path, count: in
     plot.sheet(rows, ["edges", *Modality], path=path)
 
 
-def _save(run: Run, stage: str, model: nn.Module) -> None:
+def _save(run: Run, stage: str, leave: Callable[[], None]) -> None:
     """Leave the component in the run's folder, and what trained it in training.json, for the model card."""
-    if stage == "autoencoder":  # mean and spread of each raw latent channel, over slices drawn as in training
-        batches, generator = SliceBatches(run.slices), Generator().manual_seed(run.seed)
-        with torch.inference_mode():
-            raw = [encode(model, batches(8, generator)["image"].to(model.device)).cpu() for _ in range(32)]
-        set_latent_statistics(model, torch.cat(raw))
-    model.to("cpu", memory_format=torch.contiguous_format)
-    if stage in ("denoiser", "guidance"):
-        _save_parts(run, **({"guidance": None} | dict(model.items())))
-        variant = run.method.name if stage == "guidance" else "none"
-        assemble(run.folder, variant, run.preset.sampler, **run.reading)
-    elif stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
-        _save_parts(run, clip=model, text_encoder=model.text_model)
-    else:
-        _save_parts(run, autoencoder=model)
+    leave()
     if stage in FOLLOWER:  # it goes on from the new weights
         shutil.rmtree(run.work(FOLLOWER[stage]) / "start", ignore_errors=True)
     about = {"cohorts": [], "preset": run.preset.name, "seed": run.seed}
@@ -362,6 +365,8 @@ def _save_parts(run: Run, **parts: object) -> None:
         if part is None:
             shutil.rmtree(run.folder / name, ignore_errors=True)
         else:
+            if isinstance(part, nn.Module):
+                part.to("cpu", memory_format=torch.contiguous_format)
             with replace_folder(run.folder / name) as temporary:
                 part.save_pretrained(temporary)
 
