@@ -123,10 +123,7 @@ def prepare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of cases, or a public cohort as downloaded.")],
     source: Annotated[
         str,
-        typer.Option(
-            help="Layout: folder (any), ucsf-pdgm, brats-2021, brats-2023, brats-2024, brats-africa, upenn-gbm, msd, "
-            "kaggle-3m."
-        ),
+        typer.Option(help="Layout: folder (any), or a public cohort's, as brats-2021; an unknown word lists them."),
     ] = "folder",
     labels: Annotated[
         Path | None, typer.Option(help="Table of IDH types: columns subject_id, idh, or the cohort's own table.")
@@ -175,7 +172,9 @@ def train(
     preset: Annotated[str, typer.Option(help="smoke, laptop, colab or paper.")] = "laptop",
     cohort: Annotated[list[Path] | None, typer.Option(help="A prepared cohort; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default outputs/PRESET.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Guidance variant: paper, A, B, C, D or none.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Guidance variant, as paper or D; an unknown one lists them.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps instead of the preset's.")] = None,
     seed: Seed = 0,
     device: Device = None,
