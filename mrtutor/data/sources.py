@@ -40,7 +40,6 @@ class SimulatedCase:
 
     number: int
     seed: int
-    noise: bool = True
     device: str = "cpu"
     nifti: str | Path | None = None
 
@@ -56,7 +55,7 @@ class SimulatedCase:
     def load(self) -> tio.Subject:
         from mrtutor.simulate.patient import simulate_subject  # the brain template takes seconds to load
 
-        subject = simulate_subject(self.number, seed=self.seed, noise=self.noise, device=self.device)
+        subject = simulate_subject(self.number, seed=self.seed, device=self.device)
         if self.nifti:
             write_nifti(subject, self.nifti)
         return subject
