@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrtutor.files import writable_folder
+
 if TYPE_CHECKING:
     from mrtutor.data.build import BuildReport
     from mrtutor.data.cohort import Cohort
@@ -56,16 +58,6 @@ def _stop(message: str, status: int) -> None:
     raise typer.Exit(status)
 
 
-def _folder(path: Path) -> Path:
-    """Refuse an output folder that is a file, or lies in one, before any work is done."""
-    for part in (path, *path.parents):
-        if part.exists():
-            if not part.is_dir():
-                raise ValueError(f"Expected a folder as --out, got the file {part}: choose another name.")
-            break
-    return path
-
-
 def _device(name: str | None) -> str | None:
     """Refuse a device that this machine does not have."""
     if name is None:
@@ -98,7 +90,6 @@ def simulate(
     workers: Workers = WORKERS,
     nifti: Annotated[Path | None, typer.Option(help="Also write BraTS-style NIfTI folders here.")] = None,
     device: Device = "cpu",
-    noise_free: Annotated[bool, typer.Option("--noise-free", help="Without noise, to measure its ceiling.")] = False,
 ) -> None:
     """Simulate patients and prepare their slices as a cohort (simulated images, no patients)."""
     # One cohort for all readers: left to itself, MKL rounds otherwise on CPUs with AVX-512, and growth and thresholds
@@ -107,13 +98,13 @@ def simulate(
     from mrtutor.data.build import build_cohort
     from mrtutor.data.sources import simulated_cases
 
-    _folder(out)
+    writable_folder(out)
     if nifti and (out / "cohort.json").exists():
         raise ValueError(f"{out} is finished: NIfTI are written while simulating; choose another --out.")
     cases = simulated_cases(
-        patients, seed, noise=not noise_free, device=_device(device) or "cpu", nifti=nifti and str(_folder(nifti))
+        patients, seed, device=_device(device) or "cpu", nifti=nifti and str(writable_folder(nifti))
     )
-    settings = {"source": "simulated", "seed": seed, "noise": not noise_free}
+    settings = {"source": "simulated", "seed": seed}
     _report(build_cohort(cases, out, settings, workers))
 
 
@@ -123,10 +114,7 @@ def prepare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of cases, or a public cohort as downloaded.")],
     source: Annotated[
         str,
-        typer.Option(
-            help="Layout: folder (any), ucsf-pdgm, brats-2021, brats-2023, brats-2024, brats-africa, upenn-gbm, msd, "
-            "kaggle-3m."
-        ),
+        typer.Option(help="Layout: folder (any), or a public cohort's, as brats-2021; an unknown word lists them."),
     ] = "folder",
     labels: Annotated[
         Path | None, typer.Option(help="Table of IDH types: columns subject_id, idh, or the cohort's own table.")
@@ -143,7 +131,7 @@ def prepare(
     from mrtutor.data.build import build_cohort
     from mrtutor.data.sources import find_cases, read_table
 
-    _folder(out)
+    writable_folder(out)
     table = None
     if labels is not None:
         table = read_table(labels, folders)
@@ -175,7 +163,9 @@ def train(
     preset: Annotated[str, typer.Option(help="smoke, laptop, colab or paper.")] = "laptop",
     cohort: Annotated[list[Path] | None, typer.Option(help="A prepared cohort; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default outputs/PRESET.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Guidance variant: paper, A, B, C, D or none.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Guidance variant, as paper or D; an unknown one lists them.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps instead of the preset's.")] = None,
     seed: Seed = 0,
     device: Device = None,
@@ -188,10 +178,10 @@ def train(
     """Train one stage, or all in order; the folder of the run is a pipeline that `sample` can draw with."""
     from mrtutor.training.stages import train_command
 
-    folder = _folder(out or Path("outputs") / preset)
+    folder = writable_folder(out or Path("outputs") / preset)
     cohorts = cohort or [Path("outputs/cohort")]
-    hub = {"text_encoder": text_encoder, "unet": unet, "vae": vae}
-    options = {"preset": preset, "steps": steps, "seed": seed, "device": _device(device), "start": start, **hub}
+    options = {"preset": preset, "steps": steps, "seed": seed, "device": _device(device), "start": start}
+    options |= {"text_encoder": text_encoder, "unet": unet, "vae": vae}
     components = train_command(stage, cohorts, folder, variant=variant, resume=resume, **options)
     typer.echo(f"Done: {', '.join(str(path) for path in components)}; logs and sheets in {folder / 'training'}.")
 
@@ -217,7 +207,7 @@ def sample(
         raise ValueError("Expected either --subject FOLDER or --structure PNG.")
     if structure is not None and (slice_number is not None or edges_of is not None):
         raise ValueError("--slice and --edges-of are not read with --structure: leave them out.")
-    from mrtutor.pipeline.draw import sample_structure, sample_subject, writable_folder
+    from mrtutor.pipeline.draw import sample_structure, sample_subject
 
     writable_folder(out)
     pipe = _load(weights, device)
@@ -250,7 +240,7 @@ def evaluate(
     from mrtutor.metrics.distances import load_features
     from mrtutor.metrics.evaluators import load_reader
     from mrtutor.metrics.prompts import load_scorer
-    from mrtutor.pipeline.draw import DrawSpec, draw_sets, weights_key, writable_folder
+    from mrtutor.pipeline.draw import DrawSpec, draw_sets, weights_key
 
     writable_folder(out)
     sections = section or list(measures.SECTIONS)

@@ -56,6 +56,12 @@ MODALITY_PHRASES = {  # names of several words, as radiologists write them
     Modality.T1GD: ("T1 Gd", "T1 post-contrast", "post-contrast T1", "contrast-enhanced T1", "T1 with gadolinium"),
     Modality.T2: ("T2-weighted", "T2w"),
 }
+FILE_NAMES = {  # as public cohorts end their files, lower case; the first one is BraTS 2021's, which we write
+    Modality.FLAIR: ("flair", "t2f"),
+    Modality.T1: ("t1", "t1n", "t1w"),
+    Modality.T1GD: ("t1ce", "t1gd", "t1c"),
+    Modality.T2: ("t2", "t2w"),
+}
 
 
 def _lookup(cls: type[StrEnum], value: object, words: dict, what: str) -> StrEnum:

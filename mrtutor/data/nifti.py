@@ -16,7 +16,7 @@ from PIL import Image
 
 from mrtutor.data.prepare import check_extent
 from mrtutor.files import atomic_path
-from mrtutor.vocabulary import Modality
+from mrtutor.vocabulary import FILE_NAMES, Modality
 
 SIMULATED = "simulated MR image, no patient; not for diagnosis"  # `descrip` of every file that is written
 TUMOUR = "tumour"
@@ -31,7 +31,6 @@ LABEL_CODES = {  # number in the file -> ours (1 necrosis, 2 oedema, 3 enhancing
 WHOLE_TUMOUR = 2  # our number for a tumour of which the file does not tell the parts
 KAGGLE_CHANNELS = (Modality.T1, Modality.FLAIR, Modality.T1GD)  # pre-contrast, FLAIR, post-contrast
 KAGGLE_VOXEL_MM = (0.94, 0.94, 5.0)  # the TIF have none: 240 mm on 256 px, and the usual 5 mm between planes
-_SUFFIXES = {Modality.FLAIR: "flair", Modality.T1: "t1", Modality.T1GD: "t1ce", Modality.T2: "t2", TUMOUR: "seg"}
 _TO_BRATS = np.array([0, 1, 2, 4, 1], np.uint8)  # from our numbers
 _CHOICES = " or ".join(LABEL_CODES)
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it prints faults without the file; we raise them
@@ -44,7 +43,8 @@ def write_nifti(subject: tio.Subject, folder: str | Path) -> Path:
     """
     name = subject["subject_id"]
     target = Path(folder) / name
-    for role, suffix in _SUFFIXES.items():
+    suffixes = {modality: names[0] for modality, names in FILE_NAMES.items() if modality in subject} | {TUMOUR: "seg"}
+    for role, suffix in suffixes.items():
         data, slope = subject[role].data[0].numpy(), 1.0
         if role == TUMOUR:
             data = _TO_BRATS[data.astype(np.uint8)]

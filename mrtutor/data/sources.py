@@ -21,7 +21,7 @@ import torchio as tio
 
 from mrtutor.data.cohort import SPLITS
 from mrtutor.data.nifti import LABEL_CODES, TUMOUR, read_case, read_tif_case, write_nifti
-from mrtutor.vocabulary import IDH, Modality, idh_of
+from mrtutor.vocabulary import FILE_NAMES, IDH, Modality, idh_of
 
 
 class Case(Protocol):
@@ -40,7 +40,6 @@ class SimulatedCase:
 
     number: int
     seed: int
-    noise: bool = True
     device: str = "cpu"
     nifti: str | Path | None = None
 
@@ -56,7 +55,7 @@ class SimulatedCase:
     def load(self) -> tio.Subject:
         from mrtutor.simulate.patient import simulate_subject  # the brain template takes seconds to load
 
-        subject = simulate_subject(self.number, seed=self.seed, noise=self.noise, device=self.device)
+        subject = simulate_subject(self.number, seed=self.seed, device=self.device)
         if self.nifti:
             write_nifti(subject, self.nifti)
         return subject
@@ -79,11 +78,9 @@ LAYOUTS = {  # by the word for --source: how exams begin, key of `LABEL_CODES` (
     "kaggle-3m": ("TCGA", "mask", "TCGA_CS_4941_19960909/TCGA_CS_4941_19960909_1.tif"),
 }
 
+MSD_VOLUMES = (Modality.FLAIR, Modality.T1, Modality.T1GD, Modality.T2)  # of each 4-D file
 SUFFIXES = {  # lower case; after "_" or "-", or all of the name
-    **dict.fromkeys(("flair", "t2f"), Modality.FLAIR),
-    **dict.fromkeys(("t1", "t1n", "t1w"), Modality.T1),
-    **dict.fromkeys(("t1gd", "t1ce", "t1c"), Modality.T1GD),
-    **dict.fromkeys(("t2", "t2w"), Modality.T2),
+    **{name: modality for modality, names in FILE_NAMES.items() for name in names},
     **dict.fromkeys(("seg", "seg-auto", "segm", "automated_approx_segm", "tumor_segmentation", "dseg"), TUMOUR),
 }
 _WORDS = "|".join(sorted(SUFFIXES, key=len, reverse=True))
@@ -244,7 +241,7 @@ def _files_of(folder: Path, name: str, source: str) -> tuple[str, str, list[File
     if source == "msd":  # 4-D files, with their labels in another folder; imagesTs has none
         if folder.name != "imagesTr":
             return None
-        files = [(modality, path, number) for number, modality in enumerate(Modality)]  # their order
+        files = [(modality, path, number) for number, modality in enumerate(MSD_VOLUMES)]
         labels = folder.parent / "labelsTr" / name
         return path, name.partition(".nii")[0], files + ([(TUMOUR, str(labels), None)] if labels.exists() else [])
     match, bids = _FILE.fullmatch(name), _BIDS.match(name)

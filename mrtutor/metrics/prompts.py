@@ -28,7 +28,8 @@ from mrtutor.models.text import clip_pixels, tokenize
 from mrtutor.vocabulary import IDH, Modality, canonical_prompts
 
 TYPES = [str(idh) for idh in IDH]
-KINDS = {"full": slice(0, 8), "modality": slice(8, 12), "idh": slice(12, 14)}  # of `phrases`
+FULL, NAMED = len(Modality) * len(TYPES), len(Modality) * (len(TYPES) + 1)  # 8 and 12
+KINDS = {"full": slice(FULL), "modality": slice(FULL, NAMED), "idh": slice(NAMED, None)}  # of `phrases`
 
 
 class FlatResNet(ResNetModel):
@@ -64,7 +65,7 @@ class Scorer:
             images = torch.from_numpy(unit(slices[start : start + BATCH])).float()[:, None] * 2 - 1
             pooled = self.model.vision_model(pixel_values=clip_pixels(self.model, images)).pooler_output
             parts.append(F.normalize(self.model.visual_projection(pooled), dim=-1))
-        ids, _ = tokenize(self.tokenizer, sentences, self.model.config.text_config.max_position_embeddings)
+        ids, _ = tokenize(self.tokenizer, sentences)
         words = self.model.text_projection(self.model.text_model(input_ids=ids).pooler_output)
         return (100 * torch.cat(parts) @ F.normalize(words, dim=-1).T).numpy()
 
@@ -114,7 +115,7 @@ def retrieval(scores: np.ndarray, idh: Sequence[str], patients: Sequence) -> dic
     """
     known = np.asarray(idh) != ""
     wanted = np.array([TYPES.index(word) for word in np.asarray(idh)[known]])
-    scores, patients = scores[known, :, :8], np.asarray(patients)[known]
+    scores, patients = scores[known, :, :FULL], np.asarray(patients)[known]
     there = np.isfinite(scores[..., 0])
     nearest = np.nan_to_num(scores).argmax(axis=2)  # (n, 4)
     right = {"modality": nearest // 2 == np.arange(len(Modality)), "idh": nearest % 2 == wanted[:, None]}

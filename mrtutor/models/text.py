@@ -61,17 +61,14 @@ def _tokenizer(pieces: list[str], merges: list[tuple[str, str]], max_length: int
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)
 
 
-def tokenize(
-    tokenizer: CLIPTokenizer, sentences: str | Sequence[str], length: int | None = None
-) -> tuple[Tensor, Tensor]:
+def tokenize(tokenizer: CLIPTokenizer, sentences: str | Sequence[str]) -> tuple[Tensor, Tensor]:
     """Sentences -> token ids (B, L) long and mask (B, L) bool: True for start, words and the first end token.
 
-    Args:
-        sentences: B sentences, or one; the empty sentence is the unconditional prompt.
-        length: L; default the tokenizer's `model_max_length`. Nothing is cut off: a longer sentence is a ValueError.
+    The empty sentence is the unconditional prompt. Nothing is cut off: a sentence of more than the tokenizer's
+    `model_max_length` tokens is a ValueError.
     """
     sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-    length = length or tokenizer.model_max_length
+    length = tokenizer.model_max_length
     encoded = tokenizer(sentences, padding="max_length", max_length=length, verbose=False)
     for sentence, ids in zip(sentences, encoded.input_ids, strict=True):
         if len(ids) > length:
@@ -129,7 +126,7 @@ def encode_prompts(
     encoder: CLIPTextModel, tokenizer: CLIPTokenizer, sentences: str | Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Sentences -> last hidden states (B, L, D), after the final layer norm, and mask (B, L) of what is no padding."""
-    ids, mask = tokenize(tokenizer, sentences, encoder.config.max_position_embeddings)
+    ids, mask = tokenize(tokenizer, sentences)
     ids, mask = ids.to(encoder.device), mask.to(encoder.device)
     visible = encoder_mask(encoder, mask)
     visible = visible if visible is None else visible.to(encoder.dtype)

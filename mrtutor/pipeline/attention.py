@@ -112,14 +112,14 @@ def _intercepted(
             vars(pipe)["encode"] = outer
 
 
-def words_of(tokenizer: PreTrainedTokenizerBase, sentence: str, length: int) -> list[tuple[str, list[int]]]:
-    """`START`, the words without punctuation, and `END`, with the positions of their tokens among L = `length`."""
+def words_of(tokenizer: PreTrainedTokenizerBase, sentence: str) -> list[tuple[str, list[int]]]:
+    """`START`, the words without punctuation, and `END`, with the positions of their tokens."""
     spans = tokenizer(sentence, return_offsets_mapping=True)["offset_mapping"]
     words = [(START, [0])]
     for match in re.finditer(r"[^\s,;:.!?()\"]+", sentence):
         inside = [i for i, (first, last) in enumerate(spans) if first < match.end() and last > match.start()]
         words.append((match.group(), inside))
-    return [*words, (END, list(range(len(spans) - 1, length)))]
+    return [*words, (END, list(range(len(spans) - 1, tokenizer.model_max_length)))]
 
 
 def _tokens(words: list[tuple[str, list[int]]], wanted: str) -> list[int]:
@@ -130,8 +130,8 @@ def _tokens(words: list[tuple[str, list[int]]], wanted: str) -> list[int]:
 class Trace:
     """Attention of one call of the pipeline, summed over its steps; `prompts` are its B sentences."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int, keep_steps: Sequence[int] = ()) -> None:
-        self.tokenizer, self.length, self._keep = tokenizer, length, {None, *keep_steps}
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, keep_steps: Sequence[int] = ()) -> None:
+        self.tokenizer, self._keep = tokenizer, {None, *keep_steps}
         self.begin([])
 
     def begin(self, prompts: list[str]) -> None:
@@ -166,7 +166,7 @@ class Trace:
 
     def words(self, row: int = 0) -> list[str]:
         """Words of a sentence that heat maps can be asked for."""
-        return [word for word, _ in words_of(self.tokenizer, self.prompts[row], self.length)]
+        return [word for word, _ in words_of(self.tokenizer, self.prompts[row])]
 
     def row_of(self, modality: Modality | str) -> int:
         """Number of the first sentence that names a modality (ValueError: none does)."""
@@ -230,7 +230,7 @@ class Trace:
     def _places(self, word: str, row: int | None) -> dict[int, list[int]]:
         """Numbers of the sentences that are meant and have the word -> positions of its tokens."""
         rows = range(len(self.prompts)) if row is None else [row]
-        found = {n: _tokens(words_of(self.tokenizer, self.prompts[n], self.length), word) for n in rows}
+        found = {n: _tokens(words_of(self.tokenizer, self.prompts[n]), word) for n in rows}
         found = {n: tokens for n, tokens in found.items() if tokens}
         if not found:
             raise ValueError(f"No word {word!r} in the sentence: expected one of {', '.join(self.words(rows[0]))}.")
@@ -251,7 +251,7 @@ def trace_attention(pipe: MRPipeline, keep_steps: Sequence[int] = ()) -> Iterato
     Args:
         keep_steps: numbers of steps, from 0, whose own maps are stored as well; each costs as much as the sums.
     """
-    trace = Trace(pipe.tokenizer, pipe.text_encoder.config.max_position_embeddings, keep_steps)
+    trace = Trace(pipe.tokenizer, keep_steps)
     with _intercepted(pipe, trace.begin, trace.see):
         yield trace
 
@@ -270,9 +270,9 @@ def reweighted(pipe: MRPipeline, factors: Mapping[str, float]) -> Iterator[None]
 
     def begin(prompts: list[str]) -> None:
         nonlocal weights
-        weights = torch.ones(len(prompts), pipe.text_encoder.config.max_position_embeddings, device=pipe.device)
+        weights = torch.ones(len(prompts), pipe.tokenizer.model_max_length, device=pipe.device)
         for row, prompt in zip(weights, prompts, strict=True):
-            words = words_of(pipe.tokenizer, prompt, len(row))
+            words = words_of(pipe.tokenizer, prompt)
             for word, factor in factors.items():
                 tokens = _tokens(words, word)
                 if not tokens:

@@ -1,4 +1,4 @@
-"""Weights on disk: found by name, checked, loaded; assembled from a run; and shipped.
+"""Weights on disk: found by name, checked, loaded, and shipped.
 
 A folder of weights, also a training run's, has the standard layout of diffusers. What is shipped is float16 safetensors
 and nothing that could run code, with `training.json`, `README.md` (the model card) and `SHA256SUMS` over every file.
@@ -11,17 +11,15 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import SafetensorError
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from mrtutor import files
 from mrtutor.models import build_components
 from mrtutor.models.guidance import guidance_of
 from mrtutor.pipeline.pipeline import MRPipeline
-from mrtutor.presets import SamplerConfig, load_preset
+from mrtutor.presets import load_preset
 
 INDEX = MRPipeline.config_name  # model_index.json
 TRAINING = "training.json"
@@ -72,30 +70,6 @@ def pipeline_folder(name_or_folder: str | Path) -> Path:
             return candidate
     names = ", ".join(["smoke", *sorted(path.parent.name for path in shipped.glob(f"*/{INDEX}"))])
     raise FileNotFoundError(f"No weights {str(name_or_folder)!r}: expected a folder with {INDEX}, or a name ({names}).")
-
-
-def assemble(folder: str | Path, variant: str, sampler: SamplerConfig, **reading: bool) -> MRPipeline:
-    """Make a training run's folder a pipeline folder: join its components and write `model_index.json`.
-
-    `reading`: mask_padding and findings of `MRPipeline`. `scheduler/` is written if it is missing; another missing
-    component is a FileNotFoundError.
-    """
-    folder = Path(folder)
-    kinds = {"autoencoder": AutoencoderKL, "text_encoder": CLIPTextModel, "tokenizer": CLIPTokenizer}
-    kinds |= {"unet": UNet2DConditionModel, "scheduler": DDIMScheduler}
-    if guidance_of(variant).has_network:
-        kinds |= {"guidance": ControlNetModel}
-    missing = [name for name in kinds if not (folder / name).is_dir() and name != "scheduler"]
-    if missing:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: train these stages, or start from a pipeline.")
-    if not (folder / "scheduler").is_dir():
-        from mrtutor.models.unet import build_scheduler
-
-        build_scheduler().save_pretrained(folder / "scheduler")
-    parts = {"guidance": None} | {name: kind.from_pretrained(folder / name) for name, kind in kinds.items()}
-    pipe = MRPipeline(**parts, variant=variant, sampler=sampler, **reading)
-    pipe.save_config(folder)
-    return pipe
 
 
 def ship(pipe: MRPipeline, folder: str | Path, card: str | None = None, training: Mapping | None = None) -> Path:

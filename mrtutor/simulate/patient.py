@@ -112,12 +112,12 @@ def draw_scanner(generator: torch.Generator) -> Scanner:
     plain, agent = Sequence(*t1[0]), Sequence(*t1[1], contrast_agent=True)
     sharp, noisy = log_normal(0.4, 0.4), log_normal(1.0, 0.4)
     blur = {}
-    for modality in Modality:
+    for modality in SEQUENCES:
         thick = uniform(0, 1, generator) < 0.5  # planes of 3 to 6 mm, as most clinical protocols
         across = uniform(1.2, 2.4, generator) if thick else 0.5
         blur[modality] = (sharp * log_normal(1.0, 0.2), across)
     return Scanner(
-        sequences=dict(zip(Modality, (flair, plain, agent, t2), strict=True)),
+        sequences=dict(zip(SEQUENCES, (flair, plain, agent, t2), strict=True)),
         dose=log_normal(1.1, 0.5),
         blur_mm=blur,
         noise={modality: level * noisy for modality, level in NOISE.items()},
@@ -188,7 +188,7 @@ def _render(
     mix = _details(growth.textured(mix, noises), maps, healthy["ventricle"], phenotype.age, middle, fine)
     texture = 0.7 * coarse[0] + 0.6 * middle[0] + 0.5 * fine[1]  # shared by the sequences
     volumes = {}
-    for modality in Modality:
+    for modality in scanner.sequences:
         pure = {tissue: ideal_signal(tissue, scanner.sequences[modality], scanner.dose) for tissue in mix}
         gap = scanner.mixing * (pure["white"] - pure["grey"])
         pure |= {"grey": pure["grey"] + gap, "white": pure["white"] - gap}
@@ -196,7 +196,7 @@ def _render(
         volumes[str(modality)] = _acquire(values, texture, shell, scanner, modality, generator) * mask
     if noise:
         draws = patient_generator(seed, number, "noise")
-        for modality in Modality:
+        for modality in scanner.sequences:
             inside = volumes[modality][mask]
             top = inside.kthvalue(int(0.995 * inside.numel())).values.item()
             # Rician: both parts of the complex signal are noisy (Gudbjartsson and Patz, Magn Reson Med 34:910, 1995).

@@ -8,8 +8,8 @@ start/. `training.json` says what trained each component.
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -28,12 +28,12 @@ from mrtutor.data.structure import canny
 from mrtutor.files import data_root, replace_folder, sha256, write_json
 from mrtutor.models.autoencoder import build_autoencoder, decode, encode, set_latent_statistics
 from mrtutor.models.guidance import Guidance, guidance_of
-from mrtutor.models.hub import HubSources, load_text_encoder, load_unet, load_vae
+from mrtutor.models.hub import load_text_encoder, load_unet, load_vae
 from mrtutor.models.precision import autocast, autocast_dtype, best_device, mixed_precision
 from mrtutor.models.text import build_clip, build_tokenizer
 from mrtutor.models.unet import build_denoiser, build_scheduler
 from mrtutor.pipeline.pipeline import MRPipeline
-from mrtutor.pipeline.weights import INDEX, TRAINING, assemble, pipeline_folder, training_of
+from mrtutor.pipeline.weights import INDEX, TRAINING, pipeline_folder, training_of
 from mrtutor.presets import Preset, StagePreset, load_preset
 from mrtutor.training import objectives
 from mrtutor.training.data import LatentBatches, SliceBatches, TrainingSlices, cache_latents, latent_key
@@ -58,7 +58,9 @@ class Run:
     steps: int | None = None  # instead of the preset's
     start: str | Path | None = None  # pipeline (folder or name): a new run begins as a copy of it
     variant: str | None = None  # guidance variant instead of the preset's
-    hub: HubSources = field(default_factory=HubSources)  # components that are not trained from nothing
+    text_encoder: str | None = None  # this and the next two: folder or hub id; a CLIP, frozen, instead of MR-CLIP
+    vae: str | None = None  # an autoencoder, frozen
+    unet: str | None = None  # first weights of the denoiser
 
     @property
     def method(self) -> Guidance:
@@ -89,7 +91,7 @@ class Run:
     @property
     def given(self) -> dict[str, str]:
         """Stages that need no training, and where their component comes from."""
-        sources = {"autoencoder": self.hub.vae, "text": self.hub.text_encoder or self.preset.hub_text}
+        sources = {"autoencoder": self.vae, "text": self.text_encoder or self.preset.hub_text}
         return {stage: source for stage, source in sources.items() if source}
 
     def settings(self, stage: str) -> StagePreset:
@@ -110,11 +112,10 @@ class Run:
 
 
 def train(run: Run, stage: str, resume: bool = False) -> Path:
-    """Train one stage and save its component, whose folder is returned; parts of `Run.hub` are copied instead.
+    """Train one stage and save its component, whose folder is returned; parts from elsewhere are copied instead.
 
-    Raises:
-        ValueError: unknown stage, a variant that does not fit, `resume` with a checkpoint of another run.
-        FileNotFoundError: an earlier stage has not run.
+    ValueError: unknown stage, a variant that does not fit, `resume` with a checkpoint of another run.
+    FileNotFoundError: an earlier stage has not run.
     """
     builders = {"autoencoder": _pictures, "decoder": _pictures, "text": _text}
     builders |= {"denoiser": _diffusion, "guidance": _diffusion}
@@ -125,15 +126,15 @@ def train(run: Run, stage: str, resume: bool = False) -> Path:
     with processes.main_process_first():  # the others find what it copies, and the cached latents
         if processes.is_main_process:
             _bring(run, stage)
-        work = None if stage in run.given else builders[stage](run, stage)
+        work, leave = (None, None) if stage in run.given else builders[stage](run, stage)
     if work:
         dtype = autocast_dtype(run.device)
         if stage == "decoder" and dtype == torch.float16:  # the discriminator has no scaler to keep small gradients
             dtype = torch.float32
         options = {"seed": run.seed, "device": run.device, "mixed_precision": mixed_precision(dtype)}
-        model = fit(work, run.work(stage), resume=resume, **options)
+        fit(work, run.work(stage), resume=resume, **options)
         if processes.is_main_process:
-            _save(run, stage, model)
+            _save(run, stage, leave)
     processes.wait_for_everyone()
     return run.component("guidance" if stage == "guidance" and run.method.has_network else LEAVES.get(stage, "unet"))
 
@@ -179,8 +180,8 @@ def _inputs(run: Run, **folders: Path) -> dict[str, str]:
     return inputs
 
 
-def _pictures(run: Run, name: str) -> Stage:
-    """The autoencoder, or the decoder of a finished one."""
+def _pictures(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
+    """The autoencoder, or the decoder of a finished one; and what saves it."""
     settings, inputs, start = run.settings(name), _inputs(run), run.start and pipeline_folder(run.start)
     objective = objectives.AutoencoderObjective()
     if name == "decoder":
@@ -204,11 +205,19 @@ def _pictures(run: Run, name: str) -> Stage:
         made = reconstruct(model, true[:8])
         plot.sheet({"slice": list(true[:8, 0]), "decoded": list(made[:, 0])}, [""] * len(made), path=path)
 
-    shown = {"validate": partial(reconstruction_figures, images=true), "sheet": sheet}
-    return Stage(name, model, objective, SliceBatches(run.slices, settings.crop), settings, inputs=inputs, **shown)
+    def leave() -> None:
+        if name == "autoencoder":  # mean and spread of each raw latent channel, over slices drawn as in training
+            batches, generator = SliceBatches(run.slices), Generator().manual_seed(run.seed)
+            with torch.inference_mode():
+                raw = [encode(model, batches(8, generator)["image"].to(model.device)).cpu() for _ in range(32)]
+            set_latent_statistics(model, torch.cat(raw))
+        _save_parts(run, autoencoder=model)
+
+    batches, shown = SliceBatches(run.slices, settings.crop), {"validate": partial(reconstruction_figures, images=true)}
+    return Stage(name, model, objective, batches, settings, inputs=inputs, sheet=sheet, **shown), leave
 
 
-def _text(run: Run, name: str) -> Stage:
+def _text(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
     tokenizer = build_tokenizer(run.preset.text.max_length)
     model = build_clip(run.preset.text, tokenizer)
     if run.start and (pipeline_folder(run.start) / "clip").is_dir():
@@ -217,18 +226,20 @@ def _text(run: Run, name: str) -> Stage:
         _save_parts(run, tokenizer=tokenizer)
     objective, batches = objectives.ContrastiveObjective(tokenizer), SliceBatches(run.slices)
     validate = partial(objectives.paraphrase_accuracy, tokenizer=tokenizer)
-    return Stage(name, model, objective, batches, run.settings(name), validate=validate, inputs=_inputs(run))
+    stage = Stage(name, model, objective, batches, run.settings(name), validate=validate, inputs=_inputs(run))
+    # the generator needs the text half alone; scoring (CLIP score) needs both
+    return stage, lambda: _save_parts(run, clip=model, text_encoder=model.text_model)
 
 
 def _networks(run: Run, name: str, width: int, channels: int) -> tuple[UNet2DConditionModel, ControlNetModel | None]:
     """U-Net and guidance network as a stage takes them up, for texts of `width` and latents of some channels."""
     if name == "denoiser":
-        source = run.hub.unet or (run.start and pipeline_folder(run.start))
+        source = run.unet or (run.start and pipeline_folder(run.start))
         sizes = replace(run.preset.denoiser, latent_channels=channels)
         return load_unet(source, width, channels) if source else build_denoiser(sizes, width), None
     start, method = run.work(name) / "start", run.method
     if not method.takes_structure:
-        raise ValueError("The guidance stage needs a variant with an edge map: give --variant paper, A, B, C or D.")
+        raise ValueError("The guidance stage needs a variant with an edge map: give a --variant other than none.")
     held = MRPipeline.load_config(start)["variant"] if (start / INDEX).is_file() else "none"
     unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
     if held == "paper" != method.name:
@@ -239,7 +250,7 @@ def _networks(run: Run, name: str, width: int, channels: int) -> tuple[UNet2DCon
     return unet, network  # for a further round
 
 
-def _diffusion(run: Run, name: str) -> Stage:
+def _diffusion(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
     """Denoiser or guidance, on the frozen parts that earlier stages have made."""
     preset, settings, dtype = run.preset, run.settings(name), autocast_dtype(run.device)
     autoencoder = AutoencoderKL.from_pretrained(run.component("autoencoder"), torch_dtype=torch.float32)
@@ -264,7 +275,12 @@ def _diffusion(run: Run, name: str) -> Stage:
         latents = cache_latents(slices, autoencoder, run.folder / "training", dtype)
         batches[error] = LatentBatches(slices, latents, pipe.encode, **options)
     read = {"text_encoder": run.folder / "text_encoder", "start": run.work(name) / "start"}
-    return Stage(
+
+    def leave() -> None:
+        _save_parts(run, unet=unet, guidance=network, scheduler=scheduler)
+        pipe.save_config(run.folder)  # now it is a pipeline's folder
+
+    stage = Stage(
         name,
         model,
         objective,
@@ -275,6 +291,7 @@ def _diffusion(run: Run, name: str) -> Stage:
         sheet=lambda _model, path: sample_sheet(pipe, run.unseen, path),  # the pipeline's own networks are trained
         inputs=_inputs(run, **read) | {"latents": latent_key(autoencoder)},
     )
+    return stage, leave
 
 
 @torch.no_grad()
@@ -325,22 +342,9 @@ def sample_sheet(pipe: MRPipeline, slices: TrainingSlices, path: Path, count: in
     plot.sheet(rows, ["edges", *Modality], path=path)
 
 
-def _save(run: Run, stage: str, model: nn.Module) -> None:
+def _save(run: Run, stage: str, leave: Callable[[], None]) -> None:
     """Leave the component in the run's folder, and what trained it in training.json, for the model card."""
-    if stage == "autoencoder":  # mean and spread of each raw latent channel, over slices drawn as in training
-        batches, generator = SliceBatches(run.slices), Generator().manual_seed(run.seed)
-        with torch.inference_mode():
-            raw = [encode(model, batches(8, generator)["image"].to(model.device)).cpu() for _ in range(32)]
-        set_latent_statistics(model, torch.cat(raw))
-    model.to("cpu", memory_format=torch.contiguous_format)
-    if stage in ("denoiser", "guidance"):
-        _save_parts(run, **({"guidance": None} | dict(model.items())))
-        variant = run.method.name if stage == "guidance" else "none"
-        assemble(run.folder, variant, run.preset.sampler, **run.reading)
-    elif stage == "text":  # the generator needs the text half alone; scoring (CLIP score) needs both
-        _save_parts(run, clip=model, text_encoder=model.text_model)
-    else:
-        _save_parts(run, autoencoder=model)
+    leave()
     if stage in FOLLOWER:  # it goes on from the new weights
         shutil.rmtree(run.work(FOLLOWER[stage]) / "start", ignore_errors=True)
     about = {"cohorts": [], "preset": run.preset.name, "seed": run.seed}
@@ -353,7 +357,7 @@ def _save(run: Run, stage: str, model: nn.Module) -> None:
     gpu = run.device.startswith("cuda")
     about["device"] = torch.cuda.get_device_name() if gpu else f"{run.device}, {about.pop('threads')} thread(s)"
     about |= {"variant": run.method.name} if stage == "guidance" else {}
-    start = run.start or (run.hub.unet if stage == "denoiser" else None)
+    start = run.start or (run.unet if stage == "denoiser" else None)
     _record(run, stage, about | ({"start": str(start)} if start else {}))
 
 
@@ -362,6 +366,8 @@ def _save_parts(run: Run, **parts: object) -> None:
         if part is None:
             shutil.rmtree(run.folder / name, ignore_errors=True)
         else:
+            if isinstance(part, nn.Module):
+                part.to("cpu", memory_format=torch.contiguous_format)
             with replace_folder(run.folder / name) as temporary:
                 part.save_pretrained(temporary)
 
@@ -377,15 +383,11 @@ def train_command(
     preset: str = "laptop",
     device: str | None = None,
     resume: bool = False,
-    text_encoder: str | None = None,
-    unet: str | None = None,
-    vae: str | None = None,
     **options: object,
 ) -> list[Path]:
-    """Body of ``mrtutor train``: one stage, or "all" in order. `options` of `Run`: seed, steps, start, variant."""
+    """Body of ``mrtutor train``: one stage, or "all" in order; further `options` of `Run`."""
     if out.resolve().is_relative_to((data_root() / "pretrained").resolve()):
         raise ValueError(f"{out} holds shipped weights: choose another folder for --out.")
-    hub = HubSources(text_encoder=text_encoder, unet=unet, vae=vae)
     opened = [Cohort.open(path) for path in cohorts]
-    run = Run(load_preset(preset), opened, out, device=device or str(best_device()), hub=hub, **options)
+    run = Run(load_preset(preset), opened, out, device=device or str(best_device()), **options)
     return [train(run, name, resume) for name in (ALL if stage == "all" else (stage,))]

@@ -81,7 +81,7 @@ def test_everything_is_put_back():
 
 
 def test_words_and_their_tokens():
-    tokens = dict(words_of(build_tokenizer(LENGTH), PAIR[0], LENGTH))
+    tokens = dict(words_of(build_tokenizer(LENGTH), PAIR[0]))
     assert list(tokens) == [START, *PAIR[0].replace(",", "").split(), END]
     assert tokens["T1Gd"] == [2, 3, 4] and tokens["type"] == [9], "three tokens; the comma is no word"
     assert tokens[END] == list(range(14, LENGTH))
@@ -89,7 +89,7 @@ def test_words_and_their_tokens():
 
 def filled():
     """A trace of two sentences, two layers and three steps, and the maps that went in."""
-    trace, seen = Trace(build_tokenizer(LENGTH), LENGTH, [1]), []
+    trace, seen = Trace(build_tokenizer(LENGTH), [1]), []
     trace.begin(["T1Gd, wild glioma", "FLAIR glioma"])
     for step in range(3):
         for layer, side in ((DOWN, 4), (UP, 8)):
