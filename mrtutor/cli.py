@@ -159,7 +159,7 @@ def _described(cohort: "Cohort") -> str:
 @app.command()
 @plain_errors
 def train(
-    stage: Annotated[str, typer.Argument(help="autoencoder, decoder, text, denoiser, guidance; or all.")],
+    stage: Annotated[str, typer.Argument(help="autoencoder, decoder, text, denoiser, guidance or student; or all.")],
     preset: Annotated[str, typer.Option(help="smoke, laptop, colab or paper.")] = "laptop",
     cohort: Annotated[list[Path] | None, typer.Option(help="A prepared cohort; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default outputs/PRESET.")] = None,

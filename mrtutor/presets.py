@@ -149,7 +149,7 @@ class Preset:
     autoencoder: AutoencoderPreset
     text: TextPreset
     denoiser: DenoiserPreset
-    stages: dict[str, StagePreset]  # autoencoder, decoder, text, denoiser, guidance
+    stages: dict[str, StagePreset]  # autoencoder, decoder, text, denoiser, guidance, student
     sampler: SamplerConfig = SamplerConfig()
     variant: str = "paper"  # guidance variant, see `mrtutor.models.guidance`
     mask_padding: bool = True  # hide the padding from every cross-attention; Stable Diffusion does not
@@ -170,6 +170,7 @@ _SMOKE = Preset(
         "text": StagePreset(6, 8, 1e-3, warmup=2, validate_every=3, checkpoint_every=3),
         "denoiser": StagePreset(6, 4, 6e-4, warmup=2, validate_every=3, checkpoint_every=3),
         "guidance": StagePreset(6, 4, 6e-4, warmup=2, validate_every=3, checkpoint_every=3),
+        "student": StagePreset(6, 2, 2e-4, warmup=2, validate_every=3, checkpoint_every=3),
     },
     sampler=SamplerConfig(steps=4),
 )
@@ -185,6 +186,7 @@ _LAPTOP = Preset(
         "text": StagePreset(300, 32, 1e-3, weight_decay=0.01),
         "denoiser": StagePreset(300, 16, 8e-4, weight_decay=0.01, ema_decay=0.995),
         "guidance": StagePreset(4000, 16, 8e-4, weight_decay=0.01, ema_decay=0.998),
+        "student": StagePreset(1200, 8, 3e-4, ema_decay=0.99),
     },
     # Guidance in the middle of the noise levels alone: 1.4 x faster, figures alike (Kynkäänniemi et al., NeurIPS 2024).
     # Little of it: it draws away from the mean of all modalities, which is bright in a tumour, and so takes contrast
@@ -203,6 +205,7 @@ _COLAB = replace(
         "text": StagePreset(2_000, 128, 1e-3, weight_decay=0.01),
         "denoiser": StagePreset(12_000, 64, 4e-4, weight_decay=0.01, validate_every=1000),
         "guidance": StagePreset(12_000, 64, 4e-4, weight_decay=0.01, validate_every=1000),
+        "student": StagePreset(3_000, 32, 2e-4, ema_decay=0.99),
     },
 )
 
@@ -235,7 +238,7 @@ _PAPER = Preset(
     ),
     stages={
         stage: StagePreset(100_000, 8, 1e-6, schedule="constant", validate_every=1000, checkpoint_every=1000)
-        for stage in ("autoencoder", "decoder", "text", "denoiser", "guidance")
+        for stage in ("autoencoder", "decoder", "text", "denoiser", "guidance", "student")
     },
     sampler=SamplerConfig(steps=100, guidance_scale=7.5),
     mask_padding=False,

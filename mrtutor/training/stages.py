@@ -1,10 +1,11 @@
-"""The stages of a run: autoencoder, a crisper decoder, text, denoiser, guidance.
+"""The stages of a run: autoencoder, a crisper decoder, text, denoiser, guidance; and a student of few steps.
 
 A run's folder is a pipeline's folder, with one component of each stage; `load_pretrained` opens it as soon as there is
 a denoiser. `training/<stage>/` keeps what `fit` writes and, for stages that go on from finished weights, those in
 start/. `training.json` says what trained each component.
 """
 
+import copy
 import hashlib
 import json
 import shutil
@@ -32,17 +33,20 @@ from mrtutor.models.hub import load_text_encoder, load_unet, load_vae
 from mrtutor.models.precision import autocast, autocast_dtype, best_device, mixed_precision
 from mrtutor.models.text import build_clip, build_tokenizer
 from mrtutor.models.unet import build_denoiser, build_scheduler
+from mrtutor.pipeline.draw import weights_key
 from mrtutor.pipeline.pipeline import MRPipeline
-from mrtutor.pipeline.weights import INDEX, TRAINING, pipeline_folder, training_of
-from mrtutor.presets import Preset, StagePreset, load_preset
+from mrtutor.pipeline.weights import INDEX, TRAINING, load_pretrained, pipeline_folder, training_of
+from mrtutor.presets import Preset, SamplerConfig, StagePreset, load_preset
 from mrtutor.training import objectives
 from mrtutor.training.data import LatentBatches, SliceBatches, TrainingSlices, cache_latents, latent_key
+from mrtutor.training.distillation import ConsistencyObjective, build_student_scheduler
 from mrtutor.training.loop import COST, Stage, fit
 from mrtutor.vocabulary import Modality
 
 ALL = ("autoencoder", "text", "denoiser", "guidance")  # in this order; a crisper decoder may follow at any time
-LEAVES = {"autoencoder": "autoencoder", "decoder": "autoencoder", "text": "text_encoder", "denoiser": "unet"}
+LEAVES = {"autoencoder": "autoencoder", "decoder": "autoencoder", "text": "text_encoder"}
 STARTS = {"decoder": ("autoencoder",), "guidance": ("unet", "guidance", INDEX)}  # what these stages go on from
+STUDENT_STEPS = 4  # calls of the U-Net for which a student is shipped
 FOLLOWER = {"autoencoder": "decoder", "denoiser": "guidance"}
 
 
@@ -118,7 +122,7 @@ def train(run: Run, stage: str, resume: bool = False) -> Path:
     FileNotFoundError: an earlier stage has not run.
     """
     builders = {"autoencoder": _pictures, "decoder": _pictures, "text": _text}
-    builders |= {"denoiser": _diffusion, "guidance": _diffusion}
+    builders |= {"denoiser": _diffusion, "guidance": _diffusion, "student": _student}
     if stage not in builders:
         raise ValueError(f"Unknown stage {stage!r}: expected one of {', '.join(builders)}.")
     torch.manual_seed(run.seed)  # initial weights
@@ -269,11 +273,7 @@ def _diffusion(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
             part.set_attn_processor(AttnProcessor())
     empty = 0.0 if method.has_network else preset.drop_structure
     objective = objectives.DiffusionObjective(scheduler, method, autoencoder, empty, preset.tumour_weight)
-    options = {"drop_prompt": preset.drop_prompt, "findings": run.reading["findings"]}
-    options, batches = options | {"with_structure": method.takes_structure}, {}
-    for error, slices in {"error": run.unseen, "error_seen": run.slices}.items():  # their difference is memorised
-        latents = cache_latents(slices, autoencoder, run.folder / "training", dtype)
-        batches[error] = LatentBatches(slices, latents, pipe.encode, **options)
+    batches = _batches(run, pipe, dtype, drop_prompt=preset.drop_prompt)
     read = {"text_encoder": run.folder / "text_encoder", "start": run.work(name) / "start"}
 
     def leave() -> None:
@@ -290,6 +290,54 @@ def _diffusion(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
         validate=lambda model: {key: diffusion_error(objective, model, b, dtype) for key, b in batches.items()},
         sheet=lambda _model, path: sample_sheet(pipe, run.unseen, path),  # the pipeline's own networks are trained
         inputs=_inputs(run, **read) | {"latents": latent_key(autoencoder)},
+    )
+    return stage, leave
+
+
+def _batches(run: Run, pipe: MRPipeline, dtype: torch.dtype, drop_prompt: float) -> dict[str, LatentBatches]:
+    """Batches of unseen slices for the figure "error", and of training slices for "error_seen"."""
+    options = {"drop_prompt": drop_prompt, "findings": pipe.config.findings}
+    options["with_structure"], batches = pipe.method.takes_structure, {}
+    for error, slices in {"error": run.unseen, "error_seen": run.slices}.items():  # their difference is memorised
+        latents = cache_latents(slices, pipe.autoencoder, run.folder / "training", dtype)
+        batches[error] = LatentBatches(slices, latents, pipe.encode, **options)
+    return batches
+
+
+def _student(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
+    """A U-Net of variant D that learns in few steps what the run's start draws in many."""
+    if not run.start:
+        raise ValueError("A student needs a teacher: give its weights, as in --start laptop.")
+    settings, dtype = run.settings(name), autocast_dtype(run.device)
+    teacher = load_pretrained(run.start, device=run.device)
+    for part in filter(None, (teacher.autoencoder, teacher.unet, teacher.guidance)):
+        part.requires_grad_(False).eval()
+    method, scheduler = guidance_of("D"), build_student_scheduler(teacher)
+    unet = copy.deepcopy(teacher.unet)
+    unet = unet if teacher.variant == method.name else method.build(teacher.method.plain(unet))[0]
+    parts = {**teacher.components, "unet": unet, "guidance": None, "scheduler": scheduler}
+    settings_of = {"mask_padding": teacher.config.mask_padding, "findings": teacher.config.findings}
+    sampler = SamplerConfig(steps=STUDENT_STEPS, guidance_scale=1.0)
+    pipe = MRPipeline(**parts, variant=method.name, sampler=sampler, grain=teacher.config.grain, **settings_of)
+    pipe.to(run.device)
+    pipe.set_progress_bar_config(disable=True)
+    objective = ConsistencyObjective(teacher, scheduler, method)
+    batches = _batches(run, pipe, dtype, drop_prompt=0.0)
+
+    def leave() -> None:
+        _save_parts(run, unet=unet, guidance=None, scheduler=scheduler)
+        pipe.save_config(run.folder)
+
+    stage = Stage(
+        name,
+        nn.ModuleDict({"unet": unet}),
+        objective,
+        batches["error_seen"],
+        settings,
+        groups=method.trainable_groups(unet, None, settings.learning_rate),
+        validate=lambda model: {key: diffusion_error(objective, model, b, dtype) for key, b in batches.items()},
+        sheet=lambda _model, path: sample_sheet(pipe, run.unseen, path),
+        inputs=_inputs(run) | {"teacher": weights_key(teacher)},
     )
     return stage, leave
 
@@ -316,11 +364,9 @@ def reconstruction_figures(autoencoder: AutoencoderKL, images: Tensor) -> dict[s
 
 
 @torch.no_grad()
-def diffusion_error(
-    objective: objectives.DiffusionObjective, model: nn.Module, batches: LatentBatches, dtype: torch.dtype
-) -> float:
+def diffusion_error(objective: Callable, model: nn.Module, batches: LatentBatches, dtype: torch.dtype) -> float:
     """Unweighted error of Eq. 4 on 64 fixed slices, time steps and noise: comparable between runs."""
-    generator, device, total = Generator().manual_seed(0), objective.autoencoder.device, 0.0
+    generator, device, total = Generator().manual_seed(0), next(model.parameters()).device, 0.0
     batch = batches.at(batches.slices.spread(64))
     for part in torch.arange(len(batch["latent"])).split(16):
         small = {name: value[part].to(device) for name, value in batch.items()}

@@ -170,3 +170,18 @@ def test_two_processes_equal_one_that_accumulates(
     moved = tensors(tmp_path / "moved/autoencoder")
     assert max((moved[name] - value).abs().max().item() for name, value in tensors(one).items()) < 1e-5
     assert not list(tmp_path.rglob(".tmp-*")) and not changed(tmp_path / "A/autoencoder", plain / "autoencoder")
+
+
+def test_a_student_draws_in_few_steps_and_goes_on_after_a_cut(plain: Path, tiny_cohort: Cohort, tmp_path: Path) -> None:
+    teacher, options = tmp_path / "teacher", {"preset": "smoke", "device": "cpu"}
+    train_command("guidance", [tiny_cohort.path], teacher, start=plain, variant="paper", steps=2, **options)
+    with pytest.raises(ValueError, match="--start"):
+        train_command("student", [tiny_cohort.path], tmp_path / "orphan", **options)
+    train_command("student", [tiny_cohort.path], tmp_path / "fast", start=teacher, steps=2, **options)
+    pipe = load_pretrained(tmp_path / "fast", device="cpu")
+    assert (pipe.variant, pipe.sampler.steps, pipe.sampler.guidance_scale) == ("D", 4, 1.0)
+    assert type(pipe.scheduler).__name__ == "LCMScheduler" and pipe.guidance is None
+    assert pipe.sequence("wild", np.eye(256), seed=1)["T1"].isfinite().all()
+    assert not changed(teacher / "autoencoder", tmp_path / "fast/autoencoder")
+    assert json.loads((tmp_path / "fast/training.json").read_text())["student"]["start"] == str(teacher)
+    train_command("student", [tiny_cohort.path], tmp_path / "fast", start=teacher, steps=2, resume=True, **options)
