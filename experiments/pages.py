@@ -16,7 +16,7 @@ import nbformat
 
 from mrtutor.figures import Figure, figure
 from mrtutor.files import write_text
-from mrtutor.vocabulary import Modality
+from mrtutor.vocabulary import IDH, PARTS, Modality
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
@@ -39,6 +39,20 @@ MODELS = {
     "truth_noisy": "held-out slices, noisy",
     "truth_wrong_modality": "held-out slices under another modality's name",
     "random": "random pairs of held-out slices",
+}
+COHORTS = {
+    "simulated_first": "simulated, first edition",
+    "simulated": "simulated",
+    "real": "other real patients",
+}
+REALISM = {
+    "histogram": "grey levels, Wasserstein's distance",
+    "edge_density": "pixels that are edges, difference",
+    "power_spectrum": "power spectrum, difference",
+    "fd_mr": "FD-MR",
+    "core_sd": "SD inside the necrotic core",
+    "oedema_sd": "SD inside the oedema",
+    "grey_above_white": "share of slices with grey matter above white",
 }
 PAPER_TABLE_1 = {"StyleGAN2": 49.18, "LDM": 58.21, "theirs": 41.35}  # mean FID, Table 1 of the paper
 
@@ -163,6 +177,23 @@ def cost() -> str:
     return table(["sampler", "a sequence of four"], rows)
 
 
+def realism() -> str:
+    """Distances to real test patients, and texture, of each cohort."""
+    rows = []
+    for metric, words in REALISM.items():
+        for model, name in COHORTS.items():
+            cells = [cell("realism", model, metric, group, "real") for group in (*Modality, "mean")]
+            rows.append([words, name, *cells])
+    return table(["figure", "slices", *Modality, "mean"], [row for row in rows if any(row[2:])])
+
+
+def words() -> str:
+    """How often each word is said of the slices of both cohorts."""
+    said = ["no tumour", *IDH, *(phrases[0] for choices in PARTS.values() for phrases in choices.values())]
+    rows = [[word, *(cell("realism", model, "word", word, "real") for model in ("real", "simulated"))] for word in said]
+    return table(["word", "real", "simulated"], rows)
+
+
 def lessons() -> list[tuple[Path, str]]:
     """Chapters with their titles."""
     found = []
@@ -204,6 +235,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "chapters": chapters,
     "cost": cost,
     "five": five_figures,
+    "realism": realism,
     "table_1": table_1,
     "table_1_modalities": table_1_modalities,
     "table_2": table_2,
@@ -211,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "teaching": teaching,
     "variants": variants,
     "weights": weights,
+    "words": words,
 }
 
 
