@@ -43,7 +43,7 @@ MODELS = {
 COHORTS = {
     "simulated_first": "simulated, first edition",
     "simulated": "simulated",
-    "real": "other real patients",
+    "real": "real",
 }
 REALISM = {
     "histogram": "grey levels, Wasserstein's distance",
