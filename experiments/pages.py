@@ -17,7 +17,7 @@ import nbformat
 from mrtutor.figures import Figure, figure
 from mrtutor.files import write_text
 from mrtutor.metrics.evaluators import WORDS
-from mrtutor.vocabulary import Modality
+from mrtutor.vocabulary import IDH, PARTS, Modality
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
@@ -40,6 +40,20 @@ MODELS = {
     "truth_noisy": "held-out slices, noisy",
     "truth_wrong_modality": "held-out slices under another modality's name",
     "random": "random pairs of held-out slices",
+}
+COHORTS = {
+    "simulated_first": "simulated, first edition",
+    "simulated": "simulated",
+    "real": "real",
+}
+REALISM = {
+    "histogram": "grey levels, Wasserstein's distance",
+    "edge_density": "pixels that are edges, difference",
+    "power_spectrum": "power spectrum, difference",
+    "fd_mr": "FD-MR",
+    "core_sd": "SD inside the necrotic core",
+    "oedema_sd": "SD inside the oedema",
+    "grey_above_white": "share of slices with grey matter above white",
 }
 PAPER_TABLE_1 = {"StyleGAN2": 49.18, "LDM": 58.21, "theirs": 41.35}  # mean FID, Table 1 of the paper
 
@@ -173,7 +187,7 @@ def likeness() -> str:
     return table(["figure", "slices", *Modality], rows)
 
 
-def words() -> str:
+def obeyed() -> str:
     """Share of sequences in which the reader finds what the sentence says, and of sentences in another order."""
     rows = []
     for word in WORDS:
@@ -202,6 +216,23 @@ def cost() -> str:
     }
     rows = [[words, cell("cost", model, "seconds_per_sequence")] for model, words in names.items()]
     return table(["sampler", "a sequence of four"], rows)
+
+
+def realism() -> str:
+    """Distances to real test patients, and texture, of each cohort."""
+    rows = []
+    for metric, words in REALISM.items():
+        for model, name in COHORTS.items():
+            cells = [cell("realism", model, metric, group, "real") for group in (*Modality, "mean")]
+            rows.append([words, name, *cells])
+    return table(["figure", "slices", *Modality, "mean"], [row for row in rows if any(row[2:])])
+
+
+def words() -> str:
+    """How often each word is said of the slices of both cohorts."""
+    said = ["no tumour", *IDH, *(phrases[0] for choices in PARTS.values() for phrases in choices.values())]
+    rows = [[word, *(cell("realism", model, "word", word, "real") for model in ("real", "simulated"))] for word in said]
+    return table(["word", "real", "simulated"], rows)
 
 
 def lessons() -> list[tuple[Path, str]]:
@@ -245,8 +276,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "chapters": chapters,
     "cost": cost,
     "likeness": likeness,
-    "words": words,
+    "obeyed": obeyed,
     "five": five_figures,
+    "realism": realism,
     "table_1": table_1,
     "table_1_modalities": table_1_modalities,
     "table_2": table_2,
@@ -254,6 +286,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "teaching": teaching,
     "variants": variants,
     "weights": weights,
+    "words": words,
 }
 
 

@@ -1,27 +1,30 @@
-"""How far simulated slices are from real ones, next to how far real ones are from other real ones.
+"""How far simulated slices are from real ones, next to how far real ones are from other real ones; and their words.
 
     python -m experiments.realism --real outputs/real --simulated outputs/cohort
 
-Half of the real patients are compared with the other half, and so are as many simulated ones, again and again: models
-"real" (the floor) and "simulated". Texture and tissue order are means over n slices. M modalities, D numbers of each.
+Real patients of a split, by default test patients, on whom no simulator was tuned, are drawn with replacement, again
+and again, and as many of another set without: models "real" (the other real patients: the floor) and each simulated
+cohort. Texture and tissue order are means over n slices; "word" is the share of all slices of a cohort whose sentence
+says it. M modalities, D numbers of each.
 """
 
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import typer
 from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.filters import threshold_multiotsu
 
 from experiments.tables import keep
-from mrtutor.data.cohort import Cohort
+from mrtutor.data.cohort import YES_NO, Cohort
 from mrtutor.data.structure import canny
 from mrtutor.figures import Figure
 from mrtutor.metrics.distances import frechet_distance, load_features
 from mrtutor.metrics.intervals import estimate
 from mrtutor.metrics.sequence import brain_of, present
-from mrtutor.vocabulary import Modality
+from mrtutor.vocabulary import IDH, NO_TUMOUR, PARTS, Modality
 
 RINGS = 64  # of the power spectrum
 DISTANCES = {"histogram": "grey levels", "edge_density": "% of pixels", "power_spectrum": "dB", "fd_mr": ""}
@@ -73,34 +76,71 @@ def distance(metric: str, a: np.ndarray, b: np.ndarray) -> float:
     return float(gap.sum() if metric == "histogram" else gap.mean())
 
 
-def main(real: Annotated[Path, typer.Option()], simulated: Annotated[Path, typer.Option()], draws: int = 100) -> None:
-    """Compare two cohorts."""
-    cohorts = {"real": Cohort.open(real), "simulated": Cohort.open(simulated)}
-    profiles = {name: profile(cohort, cohort.rows(tumour=True)[:MAX_ROWS]) for name, cohort in cohorts.items()}
-    people = {name: np.unique(one["patient"]) for name, one in profiles.items()}
-    half, rng, figures = len(people["real"]) // 2, np.random.default_rng(0), []
-    about = {"experiment": "realism", "cohort": "real"}
-    found = {(name, metric, m): [] for name in profiles for metric in DISTANCES for m in range(len(Modality))}
+def distances(profiles: dict[str, dict[str, np.ndarray]], target: np.ndarray, draws: int) -> list[Figure]:
+    """Of each profile to the `target` patients of "real", every modality and their mean, with intervals over draws."""
+    rng, found = np.random.default_rng(0), {}
+    rows_of = {name: pd.Series(one["patient"]).groupby(one["patient"]).indices for name, one in profiles.items()}
+    pools = {name: sorted(set(rows) - set(target)) for name, rows in rows_of.items()}
     for _ in range(draws):
-        order = rng.permutation(people["real"])
-        against = np.isin(profiles["real"]["patient"], order[half : 2 * half])
-        chosen = {"real": order[:half], "simulated": rng.choice(people["simulated"], half, replace=False)}
-        for (name, metric, m), values in found.items():
-            some = np.isin(profiles[name]["patient"], chosen[name])
-            values.append(distance(metric, profiles[name][metric][some, m], profiles["real"][metric][against, m]))
-    for (name, metric, m), values in found.items():
-        low, high = np.percentile(values, [2.5, 97.5])
-        numbers = {"value": float(np.mean(values)), "low": low, "high": high, "n": draws, "patients": half}
-        about |= {"model": name, "metric": metric, "group": str(list(Modality)[m])}
-        figures.append(Figure(unit=DISTANCES[metric], **numbers, **about))
+        against = np.concatenate([rows_of["real"][who] for who in rng.choice(target, len(target))])
+        for name, pool in pools.items():
+            people = rng.choice(pool, min(len(target), len(pool)), replace=False)
+            rows = np.concatenate([rows_of[name][who] for who in people])
+            for metric in DISTANCES:
+                some, others = profiles[name][metric][rows], profiles["real"][metric][against]
+                values = [distance(metric, some[:, m], others[:, m]) for m in range(len(Modality))]
+                found.setdefault((name, metric), []).append([*values, np.mean(values)])
+    figures = []
+    for (name, metric), table in found.items():
+        for group, values in zip((*Modality, "mean"), np.transpose(table), strict=True):
+            low, high = np.percentile(values, [2.5, 97.5])
+            numbers = {"value": float(values.mean()), "low": low, "high": high, "n": draws, "patients": len(target)}
+            about = {"model": name, "metric": metric, "group": str(group), "unit": DISTANCES[metric]}
+            figures.append(Figure("realism", cohort="real", **about, **numbers))
+    return figures
+
+
+def means(profiles: dict[str, dict[str, np.ndarray]]) -> list[Figure]:
+    """Texture and tissue order of each profile, as means over slices with intervals over patients."""
+    figures = []
     for name, metric, m in ((name, metric, m) for name in profiles for metric in MEANS for m in range(len(Modality))):
         values = profiles[name][metric][:, m, 0]
         seen = np.isfinite(values)
         if seen.any():
             numbers = vars(estimate(values[seen], profiles[name]["patient"][seen]))
-            about |= {"model": name, "metric": metric, "group": str(list(Modality)[m])}
-            figures.append(Figure(unit=MEANS[metric], **numbers, **about))
-    keep(figures)
+            about = {"model": name, "metric": metric, "group": str(list(Modality)[m]), "unit": MEANS[metric]}
+            figures.append(Figure("realism", cohort="real", **about, **numbers))
+    return figures
+
+
+def words(name: str, cohort: Cohort) -> list[Figure]:
+    """How often a slice's sentence says each word."""
+    figures, patients = [], cohort.table["patient"]
+    said = {NO_TUMOUR[0]: cohort.table["tumour_px"] == 0}
+    said |= {kind: cohort.table["idh"] == kind for kind in IDH}
+    for column, choices in PARTS.items():
+        values = cohort.table[column].map(lambda word: YES_NO.get(word, word))
+        said |= {phrases[0]: values == value for value, phrases in choices.items()}
+    for word, there in said.items():
+        numbers = vars(estimate(there.to_numpy(), patients))
+        figures.append(Figure("realism", name, "word", group=str(word), cohort="real", **numbers))
+    return figures
+
+
+def main(
+    real: Annotated[Path, typer.Option()],
+    simulated: Annotated[list[str], typer.Option(metavar="[NAME=]FOLDER")],
+    split: str = "test",
+    draws: int = 100,
+) -> None:
+    """Compare simulated cohorts, called "simulated" unless a name is given, with the real patients of a split."""
+    folders = {"real": str(real)} | dict(one.rpartition("=")[::2] for one in simulated)
+    cohorts = {name or "simulated": Cohort.open(folder) for name, folder in folders.items()}
+    profiles = {name: profile(cohort, cohort.rows(tumour=True)[:MAX_ROWS]) for name, cohort in cohorts.items()}
+    target = cohorts["real"].table["patient"].iloc[cohorts["real"].rows(split, tumour=True)].unique()
+    keep(distances(profiles, target, draws) + means(profiles))
+    for name, cohort in cohorts.items():
+        keep(words(name, cohort))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ def _read_nifti(path: Path, volume: int | None) -> tuple[np.ndarray, np.ndarray]
     """(X, Y, Z) float32, scaled as the header says, and the affine; the header is checked before a voxel is read."""
     name = path.name
     with _reading(name):
+        if not path.is_file():
+            raise FileNotFoundError("it is a folder" if path.is_dir() else "it is a link that leads nowhere")
         image = nib.load(path)
     shape, header, affine = image.shape, image.header, image.affine
     if image.get_data_dtype().kind not in "iuf":

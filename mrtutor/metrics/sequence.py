@@ -30,7 +30,10 @@ def unit(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint8 and image.size:
         return image / 255.0
     if not np.issubdtype(image.dtype, np.floating) or not image.size or not (image.min() >= 0 and image.max() <= 1):
-        raise ValueError(f"Expected uint8 or floats in [0, 1], got {image.shape} {image.dtype}: rescale them.")
+        values = f"from {image.min()} to {image.max()}" if image.size else "without a pixel"
+        raise ValueError(
+            f"Expected uint8 or finite floats in [0, 1], got {image.dtype} {values}: rescale or repair them."
+        )
     return image.astype(np.float64)
 
 

@@ -161,7 +161,7 @@ class MRPipeline(DiffusionPipeline):
         _, maps = self._match(prompts[:1], structure)
         if maps is not None and len(maps) > 1:
             raise ValueError(f"A sequence has one edge map, got {len(maps)}: call `sequence` for each.")
-        generators = [Generator().manual_seed(seed) for _ in wanted]
+        generators = [Generator().manual_seed(int(seed)) for _ in wanted]
         return dict(zip(wanted, self(prompts, maps, generator=generators, **options).images, strict=True))
 
     def sentence(self, modality: Modality | str, idh: IDH | str | None = None, findings: Findings | None = None) -> str:

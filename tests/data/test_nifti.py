@@ -6,8 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mrtutor.data.build import build_cohort
 from mrtutor.data.nifti import SIMULATED, TUMOUR, map_labels, read_case, write_nifti
 from mrtutor.data.prepare import prepare_subject
+from mrtutor.data.sources import find_cases
 from tests.data.fakes import AFFINE, SEQUENCES, SHAPE, add_exam, save, volumes
 
 ENDS = dict(zip((*SEQUENCES, TUMOUR), ("flair", "t1", "t1gd", "t2", "seg"), strict=True))
@@ -77,16 +79,35 @@ NO_HEADS = [  # volume, affine, what is packed into the header, a word of the me
 ]
 
 
-@pytest.mark.parametrize(("data", "affine", "packed", "word"), NO_HEADS)
-def test_what_is_no_head_is_refused_with_the_name_of_the_file(tmp_path, data, affine, packed, word):
-    path = save(tmp_path / "a_t1.nii", data, affine)
+def save_bad(path, data, affine, packed):
+    save(path, data, affine)
     if packed:
         layout, offset, *values = packed
         content = bytearray(path.read_bytes())
         struct.pack_into(layout, content, offset, *values)
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("data", "affine", "packed", "word"), NO_HEADS)
+def test_what_is_no_head_is_refused_with_the_name_of_the_file(tmp_path, data, affine, packed, word):
+    path = tmp_path / "a_t1.nii"
+    save_bad(path, data, affine, packed)
     with pytest.raises(ValueError, match=rf"a_t1\.nii.*{word}"):
         read_case({"T1": (path, None)})
+
+
+def test_each_bad_file_costs_its_own_case_only(tmp_path):
+    """All of them in one folder with a good case: every one is skipped with its file and reason, the rest is built."""
+    add_exam(tmp_path / "exams", exam="good")
+    for number, (data, affine, packed, _) in enumerate(NO_HEADS):
+        folder = add_exam(tmp_path / "exams", exam=f"bad{number:02d}")
+        (folder / f"{folder.name}_t1.nii.gz").unlink()
+        save_bad(folder / f"{folder.name}_t1.nii", data, affine, packed)
+    report = build_cohort(find_cases(tmp_path / "exams"), tmp_path / "out", {}, progress=False)
+    assert report.cohort.patients["subject_id"].tolist() == ["good"]
+    assert len(report.skipped) == len(NO_HEADS)
+    for (case, reason), (*_, word) in zip(report.skipped, NO_HEADS, strict=True):
+        assert f"{case}_t1.nii" in reason and word in reason
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ def test_a_brain_with_negative_voxels_is_found_whole():
     ("names", "change", "spacing", "word"),
     [
         (["T1"], lambda image: np.where(image, image - 110, 0), 1, "T1 is negative"),  # z-scored
+        (["T1"], lambda image: 2 * image / image.max() - 1, 1, "T1 is negative"),  # -1…1, background too
         (["T1"], lambda image: image + 30, 1, "background"),
         (["T1"], np.zeros_like, 1, "constant"),
         (["T1"], lambda image: np.where(image == image.max(), np.nan, image), 1, "NaN"),

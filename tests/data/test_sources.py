@@ -70,8 +70,8 @@ def test_an_exam_is_called_as_its_folder_not_as_what_a_link_points_to(tmp_path):
 def test_one_bad_exam_is_skipped_with_its_reason_and_the_rest_is_read(tmp_path, monkeypatch):
     words = {
         **dict.fromkeys(("good", "mac")),
-        "link": "link_t2.nii.gz",
-        "dir": "dir_flair.nii.gz",
+        "link": "link_t2.nii.gz (it is a link that leads nowhere)",
+        "dir": "dir_flair.nii.gz (it is a folder)",
         "twice": "twice_t1.nii.gz and twice_t1n.nii.gz",
         "no_seg": "no segmentation",
         "empty": "no sequence",
@@ -162,10 +162,10 @@ def test_one_reader_for_every_table(tmp_path, encoding, separator):
     assert [table.of(name)["idh"] for name in ("NA", "B", "ä")] == ["mutant", "wild", ""]
 
 
-UNKNOWN = "mutated (NOS)|-1|negative|Not Available|not tested|?|0|NOS/NEC"
+UNKNOWN = "mutated (NOS)|-1|negative|Not Available|not tested|?|0|NOS/NEC|indeterminate"
 
 
-@pytest.mark.parametrize(("words", "types"), [(UNKNOWN, ["mutant", *[""] * 7]), ("1|0|-1", ["mutant", "wild", ""])])
+@pytest.mark.parametrize(("words", "types"), [(UNKNOWN, ["mutant", *[""] * 8]), ("1|0|-1", ["mutant", "wild", ""])])
 def test_words_are_listed_and_unknown_where_they_say_no_type(tmp_path, words, types):
     words = words.split("|")
     table = read_table(write(tmp_path / "t.csv", "id,idh1", *[f"p{row},{word}" for row, word in enumerate(words)]))

@@ -111,12 +111,15 @@ def test_cost_compares_ways_that_draw_the_same(examples):
 
 
 def test_realism_of_slices_that_are_real(tiny_cohort):
-    values = run(realism, "--real", tiny_cohort.path, "--simulated", tiny_cohort.path, "--draws", 4)
+    command = ("--real", tiny_cohort.path, "--simulated", tiny_cohort.path, "--simulated", f"old={tiny_cohort.path}")
+    values = run(realism, *command, "--draws", 4)
     for metric in ("histogram", "edge_density", "power_spectrum", "fd_mr"):
         both = [values[model, metric, "T1"] for model in ("simulated", "real")]
         assert 0 < max(both) < 20 * min(both), metric
     assert 0 < values["real", "core_sd", "T1Gd"] < 30 and values["real", "grey_above_white", "T1"] == 0
-    assert figure("realism", "simulated", "fd_mr", "T2", "real").patients == 4
+    assert values["old", "fd_mr", "mean"] > 0
+    assert figure("realism", "simulated", "fd_mr", "T2", "real").patients == 2
+    assert [values["simulated", "word", word] for word in ("left", "right", "with oedema", "mutant")] == [1, 0, 1, 0.5]
 
 
 @pytest.mark.parametrize("which", ["features", "scoring_clip", "readers"])

@@ -3,6 +3,7 @@
 from functools import cache
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
@@ -60,7 +61,7 @@ def test_the_fast_way_is_the_ordinary_way(variant, masked, guide, structure):
     """One batch, structure computed once, shared noise: the pictures of the textbook loop."""
     pipe = pipelines(variant, mask_padding=masked)
     given, options = None if variant == "none" else structure, {"guidance_scale": 2.0, "guide_structure": guide}
-    ours = pipe.sequence("mutant", given, seed=3, modalities=["t1ce", "T2"], **options)
+    ours = pipe.sequence("mutant", given, seed=np.int64(3), modalities=["t1ce", "T2"], **options)
     for modality, picture in ours.items():
         ordinary = textbook(pipe, sentence(modality, "mutant"), given, 3, *options.values())
         assert (picture - ordinary).abs().max() < CLOSE
