@@ -61,7 +61,7 @@ reader-study: $(READY)  ## the reader study on 127.0.0.1; COHORT=folder for slic
 student: $(READY)  ## chapters without outputs and solutions, in outputs/student
 	@$(BIN)/python -m experiments.handout student
 
-instructor: $(READY)  ## chapters with outputs, solutions and times, in outputs/instructor
+instructor: $(READY)  ## chapters with outputs and solutions, in outputs/instructor
 	@$(BIN)/python -m experiments.handout instructor
 
 lint: $(READY)  ## mend what ruff can mend, report the rest

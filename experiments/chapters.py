@@ -50,19 +50,12 @@ if importlib.util.find_spec("mrtutor") is None:  # alone, as on Colab: put the g
 
 @dataclass(frozen=True)
 class Run:
-    """What one chapter took.
+    """What one chapter took."""
 
-    Attributes:
-        name: file name without suffix; solutions as ``solutions/…``.
-        seconds: wall-clock time of the whole process.
-        cpu_seconds: processor time of it and its kernel, which other programs on the machine do not change much.
-        error: None, or the end of what the chapter said before it failed.
-    """
-
-    name: str
-    seconds: float
-    cpu_seconds: float
-    error: str | None
+    name: str  # file name without suffix; solutions as ``solutions/…``
+    seconds: float  # of the whole process, by the clock on the wall
+    cpu_seconds: float  # of it and its kernel, which other programs on the machine do not change much
+    error: str | None  # the end of what the chapter said before it failed
 
 
 def chapters() -> list[Path]:
@@ -77,17 +70,9 @@ def chapter_name(path: Path) -> str:
 
 
 def run_chapter(path: Path, copy: Path, parameters: dict[str, Any], limit_s: float, cwd: Path | None = None) -> Run:
-    """Run one notebook and keep the executed copy, also of a failed run.
+    """Run the notebook `path` in the folder `cwd` (default a temporary one); `copy` gets it executed, or failed.
 
-    Args:
-        path: the notebook; it is not changed.
-        copy: where the executed copy goes.
-        parameters: values to inject, by name.
-        limit_s: wall-clock limit of the chapter in seconds.
-        cwd: working folder; default a fresh temporary one.
-
-    Raises:
-        ValueError: the notebook does not know one of the parameters; nothing has run then.
+    `limit_s` is in seconds of the wall clock. A parameter that the notebook does not know is a ValueError.
     """
     known = papermill.inspect_notebook(str(path))
     if unknown := sorted(set(parameters) - set(known)):

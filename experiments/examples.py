@@ -1,48 +1,22 @@
 """Write ``data/examples``: eight slices of simulated patients as they are, and a dozen of the ten real test patients.
 
-    python -m experiments.examples REAL_COHORT [--simulated FOLDER]
+    python -m experiments.examples REAL_COHORT [--simulated COHORT]
 
-REAL_COHORT is what `mrtutor prepare` made of the real patients. The simulated slices keep their pixels, as the first
-weights were trained with their scaling; they are taken from the examples that are there, or from a folder of ``.npz``
-of the first edition.
+REAL_COHORT is what `mrtutor prepare` made of the real patients. The simulated slices are taken from a cohort as they
+are, by default from the examples that are there.
 """
 
-import argparse
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import typer
 
-from mrtutor.data.cohort import WORDS, Cohort, choose_rows, write_cohort
-from mrtutor.data.prepare import describe
+from mrtutor.data.cohort import Cohort, choose_rows, write_cohort
 from mrtutor.files import data_root
-from mrtutor.vocabulary import Modality
 
-PIXEL_MM2 = (224 / 256) ** 2
 SOURCES = "BraTS 2021 and BraTS-Africa on The Cancer Imaging Archive, CC BY 4.0; see data/README.md"
-
-
-def simulated_slices(folder: Path) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    """Images (n, 4, 256, 256), masks (n, 256, 256) and table of the first edition's ``.npz`` files, or of a cohort."""
-    files = sorted(folder.glob("*.npz"))
-    if not files:
-        cohort = Cohort.open(folder)
-        rows = cohort.rows(simulated=True)
-        return cohort.images[rows], cohort.masks[rows], cohort.table.iloc[rows]
-    images, masks, records = [], [], []
-    for file in files:
-        with np.load(file) as stored:
-            images.append(stored["images"])
-            masks.append(stored["mask"])
-            words = {key: str(stored[key]) for key in ("subject_id", "idh", "split", "source")}
-        found = describe(masks[-1], (images[-1] > 0).any(axis=0), simulated=True)
-        records.append(
-            words
-            | {"patient": words["subject_id"], "z_mm": np.nan, "sequences": " ".join(Modality)}
-            | {"tumour_px": round(np.count_nonzero(masks[-1]) * PIXEL_MM2)}
-            | {word: getattr(found, word) for word in WORDS}
-        )
-    return np.stack(images), np.stack(masks), pd.DataFrame(records)
 
 
 def real_rows(cohort: Cohort) -> list[int]:
@@ -54,21 +28,20 @@ def real_rows(cohort: Cohort) -> list[int]:
     return [*rows, second, int(free)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("real", type=Path)
-    parser.add_argument("--simulated", type=Path, default=data_root() / "examples")
-    parser.add_argument("--out", type=Path, default=data_root() / "examples")
-    options = parser.parse_args()
-    images, masks, table = simulated_slices(options.simulated)
-    real = Cohort.open(options.real)
-    rows = real_rows(real)
-    table = pd.concat([table, real.table.iloc[rows]], ignore_index=True)
-    images, masks = np.concatenate([images, real.images[rows]]), np.concatenate([masks, real.masks[rows]])
-    about = {"preparation": real.manifest["preparation"], "real_slices_from": SOURCES}
-    cohort = write_cohort(options.out, images, masks, table, manifest=about)
+def main(
+    real: Path,
+    simulated: Annotated[Path | None, typer.Option()] = None,
+    out: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Write the examples."""
+    own, real_cohort = Cohort.open(simulated or data_root() / "examples"), Cohort.open(real)
+    pairs = [(own, own.rows(simulated=True)), (real_cohort, real_rows(real_cohort))]
+    images, masks = (np.concatenate([getattr(c, name)[rows] for c, rows in pairs]) for name in ("images", "masks"))
+    table = pd.concat([cohort.table.iloc[rows] for cohort, rows in pairs], ignore_index=True)
+    about = {"preparation": real_cohort.manifest["preparation"], "real_slices_from": SOURCES}
+    cohort = write_cohort(out or data_root() / "examples", images, masks, table, manifest=about)
     print(f"{cohort.path}: {len(cohort)} slices of {cohort.table['patient'].nunique()} patients")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,7 +1,7 @@
 """Copies of the chapters to hand out: for students without outputs and solutions, for lecturers with everything.
 
     python -m experiments.handout student      into outputs/student: clean chapters and their figures
-    python -m experiments.handout instructor   into outputs/instructor: chapters with outputs, solutions, times.md
+    python -m experiments.handout instructor   into outputs/instructor: chapters with outputs, solutions
 
 A folder is written anew each time, whole or not at all. One that holds somebody's work is refused.
 """
@@ -57,38 +57,6 @@ def instructor(root: Path, folder: Path) -> None:
         shutil.copy(path, folder / path.name)
     for name in ("figures", "solutions"):
         _copy_folder(root / "notebooks" / name, folder / name)
-    write_text(folder / "times.md", times(root))
-
-
-def times(root: Path) -> str:
-    """Markdown table: exercises of each chapter, and what its last run and that of its solutions took here."""
-    lines = [
-        "# Times",
-        "",
-        "Runs on this machine by `make notebooks` or `python -m experiments.chapters`, with the preset they ran in.",
-        "",
-        "| chapter | exercises | last run here | last run of the solutions |",
-        "|---|---|---|---|",
-    ]
-    copies = root / "outputs/notebooks"
-    for path in chapters(root):
-        cells = nbformat.read(path, as_version=4).cells
-        exercises = next((cell.source for cell in cells if cell.source.startswith("## Exercises")), "")
-        count = len(re.findall(r"^\d+\. ", exercises, flags=re.M))
-        ran, solved = last_run(copies / path.name), last_run(copies / "solutions" / path.name)
-        lines.append(f"| {path.stem} | {count} | {ran} | {solved} |")
-    return "\n".join(lines) + "\n"
-
-
-def last_run(executed: Path) -> str:
-    """Seconds and preset of an executed copy; "not run" without one, "failed" where it ended in an error."""
-    if not executed.is_file():
-        return "not run"
-    ran = nbformat.read(executed, as_version=4).metadata.get("papermill", {})
-    if ran.get("exception") or ran.get("duration") is None:
-        return "failed"
-    preset = ran.get("parameters", {}).get("preset", "its own parameters")
-    return f"{ran['duration']:.0f} s ({preset})"
 
 
 def changed_files(folder: Path) -> list[str]:

@@ -20,11 +20,12 @@ from experiments.stylegan2.sampler import load_stylegan2
 from mrtutor.data.cohort import Cohort
 from mrtutor.figures import Figure, record
 from mrtutor.files import data_root
-from mrtutor.metrics.distances import load_features, reconstruct_slices
-from mrtutor.metrics.evaluate import SECTIONS, evaluate
+from mrtutor.metrics.distances import load_features, reconstruct_slices, sharpness
+from mrtutor.metrics.evaluate import SECTIONS, estimates, evaluate
 from mrtutor.metrics.evaluators import Reader, load_reader
 from mrtutor.metrics.intervals import estimate
 from mrtutor.metrics.prompts import load_scorer
+from mrtutor.metrics.sequence import each, psnr, ssim
 from mrtutor.pipeline.draw import DrawSpec, SampleSet, draw_sets, weights_key
 from mrtutor.pipeline.weights import load_pretrained
 from mrtutor.vocabulary import IDH
@@ -65,6 +66,16 @@ def word_figures(reader: Reader, own: SampleSet, swapped: SampleSet, **about: st
     return [Figure("tables", metric="word_obeyed", group=name, **numbers, **about) for name, numbers in found.items()]
 
 
+def autoencoder_figures(truth: np.ndarray, decoded: np.ndarray, patients: np.ndarray, **about: str) -> list[Figure]:
+    """What the autoencoder alone costs, for slices (n, 4, H, W): PSNR in dB, SSIM, sharpness over the true one."""
+    values = {"ae_psnr_db": each(psnr, truth, decoded), "ae_ssim": each(ssim, truth, decoded)}
+    values |= {"sharpness_ratio": sharpness(decoded) / sharpness(truth)}
+    found = [row for metric, one in values.items() for row in estimates(metric, one, patients)]
+    about |= {"experiment": "weights", "model": "autoencoder"}
+    units, groups = {"ae_psnr_db": "dB"}, {"mean": "all"}
+    return [Figure(metric=m, group=groups.get(g, g), unit=units.get(m, ""), **vars(e), **about) for m, g, e in found]
+
+
 def main(
     cohort: Annotated[list[Path], typer.Option()],
     model: Annotated[list[str] | None, typer.Option(metavar="NAME=FOLDER")] = None,
@@ -92,8 +103,10 @@ def main(
                 swapped = draw_sets(spec, folder.with_name(f"{name}-swapped"), sampler, opened)
                 keep(word_figures(evaluators["reader"], drawn, swapped, model=name, weights=key, cohort=kind))
         truth, key = np.asarray(opened.images[drawn.table["row"]]), weights_key(pipe)
-        decoded = np.round(255 * reconstruct_slices(pipe.autoencoder, truth)).astype(np.uint8)
-        for name, images in {"autoencoder": decoded, **spoilt(truth)}.items():
+        decoded, patients = reconstruct_slices(pipe.autoencoder, truth), drawn.table["patient"].to_numpy()
+        keep(autoencoder_figures(truth, decoded, patients, weights=key, cohort=kind))
+        images_of = {"autoencoder": np.round(255 * decoded).astype(np.uint8), **spoilt(truth)}
+        for name, images in images_of.items():
             keep(evaluate(replace(drawn, images=images), opened, name, **evaluators, references=False, weights=key))
 
 

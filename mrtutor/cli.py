@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrtutor.files import writable_folder
+
 if TYPE_CHECKING:
     from mrtutor.data.build import BuildReport
     from mrtutor.data.cohort import Cohort
@@ -56,16 +58,6 @@ def _stop(message: str, status: int) -> None:
     raise typer.Exit(status)
 
 
-def _folder(path: Path) -> Path:
-    """Refuse an output folder that is a file, or lies in one, before any work is done."""
-    for part in (path, *path.parents):
-        if part.exists():
-            if not part.is_dir():
-                raise ValueError(f"Expected a folder as --out, got the file {part}: choose another name.")
-            break
-    return path
-
-
 def _device(name: str | None) -> str | None:
     """Refuse a device that this machine does not have."""
     if name is None:
@@ -98,22 +90,20 @@ def simulate(
     workers: Workers = WORKERS,
     nifti: Annotated[Path | None, typer.Option(help="Also write BraTS-style NIfTI folders here.")] = None,
     device: Device = "cpu",
-    noise_free: Annotated[bool, typer.Option("--noise-free", help="Without noise, to measure its ceiling.")] = False,
 ) -> None:
     """Simulate patients and prepare their slices as a cohort (simulated images, no patients)."""
     # One cohort for all readers: left to itself, MKL rounds otherwise on CPUs with AVX-512, and growth and thresholds
     # make more of it. The workers inherit it.
     os.environ.setdefault("MKL_CBWR", "AVX2")
     from mrtutor.data.build import build_cohort
-    from mrtutor.data.sources import simulated_cases
+    from mrtutor.data.sources import SimulatedCase
 
-    _folder(out)
+    writable_folder(out)
     if nifti and (out / "cohort.json").exists():
         raise ValueError(f"{out} is finished: NIfTI are written while simulating; choose another --out.")
-    cases = simulated_cases(
-        patients, seed, noise=not noise_free, device=_device(device) or "cpu", nifti=nifti and str(_folder(nifti))
-    )
-    settings = {"source": "simulated", "seed": seed, "noise": not noise_free}
+    options = {"device": _device(device) or "cpu", "nifti": nifti and str(writable_folder(nifti))}
+    cases = [SimulatedCase(number, seed, **options) for number in range(patients)]
+    settings = {"source": "simulated", "seed": seed}
     _report(build_cohort(cases, out, settings, workers))
 
 
@@ -140,7 +130,7 @@ def prepare(
     from mrtutor.data.build import build_cohort
     from mrtutor.data.sources import find_cases, read_table
 
-    _folder(out)
+    writable_folder(out)
     table = None
     if labels is not None:
         table = read_table(labels, folders)
@@ -187,10 +177,10 @@ def train(
     """Train one stage, or all in order; the folder of the run is a pipeline that `sample` can draw with."""
     from mrtutor.training.stages import train_command
 
-    folder = _folder(out or Path("outputs") / preset)
+    folder = writable_folder(out or Path("outputs") / preset)
     cohorts = cohort or [Path("outputs/cohort")]
-    hub = {"text_encoder": text_encoder, "unet": unet, "vae": vae}
-    options = {"preset": preset, "steps": steps, "seed": seed, "device": _device(device), "start": start, **hub}
+    options = {"preset": preset, "steps": steps, "seed": seed, "device": _device(device), "start": start}
+    options |= {"text_encoder": text_encoder, "unet": unet, "vae": vae}
     components = train_command(stage, cohorts, folder, variant=variant, resume=resume, **options)
     typer.echo(f"Done: {', '.join(str(path) for path in components)}; logs and sheets in {folder / 'training'}.")
 
@@ -216,7 +206,7 @@ def sample(
         raise ValueError("Expected either --subject FOLDER or --structure PNG.")
     if structure is not None and (slice_number is not None or edges_of is not None):
         raise ValueError("--slice and --edges-of are not read with --structure: leave them out.")
-    from mrtutor.pipeline.draw import sample_structure, sample_subject, writable_folder
+    from mrtutor.pipeline.draw import sample_structure, sample_subject
 
     writable_folder(out)
     pipe = _load(weights, device)
@@ -249,7 +239,7 @@ def evaluate(
     from mrtutor.metrics.distances import load_features
     from mrtutor.metrics.evaluators import load_reader
     from mrtutor.metrics.prompts import load_scorer
-    from mrtutor.pipeline.draw import DrawSpec, draw_sets, weights_key, writable_folder
+    from mrtutor.pipeline.draw import DrawSpec, draw_sets, weights_key
 
     writable_folder(out)
     sections = section or list(measures.SECTIONS)

@@ -15,39 +15,22 @@ from mrtutor.files import data_root, write_text
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure.
+    """One measured figure."""
 
-    Attributes:
-        experiment: what was run: weights, tables, variants, attention, realism, cost, study.
-        model: paper, A, B, C, D, student, ldm, stylegan2, truth, random, autoencoder, ordinary_ddim100, teacher.
-        metric: such as ae_psnr_db, fd_mr, edge_f1, seconds_per_sequence.
-        group: "all", "mean" (over modalities), a modality, a type or a word.
-        cohort: "real" or "simulated".
-        value: the figure.
-        low: lower end of its 95 % interval, NaN without one.
-        high: upper end.
-        n: slices, sequences or answers behind it.
-        patients: patients behind it; 0 where it is not about patients.
-        unit: such as "dB" or "s"; "" for a pure number.
-        seed: of the run.
-        weights: key of the weights that were measured.
-        commit: of the code.
-    """
-
-    experiment: str
-    model: str
-    metric: str
+    experiment: str  # what was run: weights, tables, variants, attention, realism, cost, study
+    model: str  # paper, A, B, C, D, student, ldm, stylegan2, truth, random, autoencoder, ordinary_ddim100, teacher
+    metric: str  # such as ae_psnr_db, fd_mr, edge_f1, seconds_per_sequence
     value: float
-    group: str = "mean"
-    cohort: str = "simulated"
-    low: float = math.nan
+    group: str = "mean"  # over modalities; or "all", a modality, a type or a word
+    cohort: str = "simulated"  # or "real"
+    low: float = math.nan  # ends of its 95 % interval, NaN without one
     high: float = math.nan
-    n: int = 0
-    patients: int = 0
-    unit: str = ""
-    seed: int = 0
-    weights: str = ""
-    commit: str = ""
+    n: int = 0  # slices, sequences or answers behind it
+    patients: int = 0  # 0 where it is not about patients
+    unit: str = ""  # such as "dB" or "s"; "" for a pure number
+    seed: int = 0  # of the run
+    weights: str = ""  # key of the weights that were measured
+    commit: str = ""  # of the code
 
     def __str__(self) -> str:
         """Value, interval and unit: ``0.885 [0.879, 0.891]``."""
@@ -85,15 +68,9 @@ def figure(
     cohort: str = "simulated",
     path: str | Path | None = None,
 ) -> Figure:
-    """One figure of the table.
-
-    Raises:
-        ValueError: there is no such row; the message names the closest ones.
-    """
-    table = load_figures(path)
-    wanted = dict(zip(KEY, (experiment, model, metric, group, cohort), strict=True))
-    match = table
-    for name, value in wanted.items():
+    """One figure of the table; a ValueError says what there is instead of a row that is missing."""
+    match = load_figures(path)
+    for name, value in zip(KEY, (experiment, model, metric, group, cohort), strict=True):
         left = match[match[name] == str(value)]
         if left.empty:
             found = ", ".join(sorted(set(match[name]))) or "an empty table"

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -32,13 +33,7 @@ def data_root() -> Path:
 def locked(path: str | Path, wait_seconds: float = -1) -> Iterator[None]:
     """Hold the lock file `path` for the block; the operating system frees it when its holder dies.
 
-    Args:
-        path: an empty file, made for this and left there.
-        wait_seconds: how long to wait for another holder; -1 for as long as it takes.
-
-    Raises:
-        BlockingIOError: somebody else still holds it.
-        OSError: no permission, or a file system without locks.
+    The file stays there. Another holder is waited for, -1 for as long as it takes; then it is a BlockingIOError.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -50,30 +45,29 @@ def locked(path: str | Path, wait_seconds: float = -1) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(final: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``final``; rename it to ``final`` only if the block succeeds.
+    """Give the path of a new file beside ``final``; rename it to ``final`` only if the block succeeds.
 
-    The temporary name keeps the suffixes of ``final``, for writers that choose a format by suffix.
-
-    Raises:
-        OSError: no permission, full disk, …: the temporary file is removed, ``final`` is untouched.
+    Otherwise the new file is removed and ``final`` is untouched. The temporary name keeps the suffixes of ``final``,
+    for writers that choose a format by suffix.
     """
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix="".join(final.suffixes), dir=final.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = final.with_name(f".tmp-{uuid4().hex}{''.join(final.suffixes)}")
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; use what open() would give
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def writable_folder(path: str | Path) -> Path:
+    """Make a folder and try whether it can be written to, before any work is done for it."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"Expected a folder for the output, got the file {error.filename}: choose another.") from error
+    tempfile.TemporaryFile(dir=path).close()
+    return Path(path)
 
 
 def write_text(final: str | Path, text: str) -> None:
@@ -89,11 +83,8 @@ def write_json(final: str | Path, value: object) -> None:
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file as 64 hex digits."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_checksums(folder: str | Path) -> None:
@@ -106,16 +97,16 @@ def write_checksums(folder: str | Path) -> None:
 def verify_checksums(folder: str | Path) -> None:
     """Compare every file with ``SHA256SUMS``.
 
-    Raises:
-        FileNotFoundError: the list, or a file it names, is missing.
-        ValueError: a file was truncated or altered.
+    FileNotFoundError: one is missing. ValueError: one was altered, or a weight or a config was added.
     """
     folder = Path(folder)
     if not (folder / CHECKSUMS).is_file():
         raise FileNotFoundError(f"No {CHECKSUMS} in {folder}: expected a folder of weights as shipped or saved.")
-    for line in (folder / CHECKSUMS).read_text().splitlines():
-        expected, name = line.split("  ", 1)
-        path = folder / name
+    lines = (folder / CHECKSUMS).read_text().splitlines()
+    listed = {folder / name: expected for expected, name in (line.split("  ", 1) for line in lines)}
+    if added := [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json") and path not in listed]:
+        raise ValueError(f"{added[0]} is not in {CHECKSUMS}: restore the folder (git checkout).")
+    for path, expected in listed.items():
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: restore it (git checkout) or download the weights again.")
         if sha256(path) != expected:
@@ -131,18 +122,13 @@ def replace_folder(final: str | Path) -> Iterator[Path]:
 
     A folder cannot be renamed onto a full one, so the old one steps aside first, to ``.NAME-old``. A kill at that very
     moment leaves it there, and the next call puts it back.
-
-    Raises:
-        OSError: no permission, full disk, …: the temporary folder is removed, ``final`` is what it was.
     """
     final = Path(final)
-    old = final.with_name(f".{final.name}-old")
-    final.parent.mkdir(parents=True, exist_ok=True)
+    old, temporary = final.with_name(f".{final.name}-old"), final.with_name(f".tmp-{uuid4().hex}")
+    temporary.mkdir(parents=True)
     _put_back(old, final)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=final.parent))
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
         if final.exists():
             os.replace(final, old)
         os.replace(temporary, final)

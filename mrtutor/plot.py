@@ -27,11 +27,7 @@ def use_style() -> None:
 
 
 def as_image(picture: Any) -> np.ndarray:
-    """Array, tensor or PIL picture of (H, W), (1, H, W) or, in colour, (H, W, 3) as a float or bool array.
-
-    Raises:
-        ValueError: not one picture.
-    """
+    """Array, tensor or PIL picture of (H, W), (1, H, W) or, in colour, (H, W, 3) as a float or bool array."""
     if hasattr(picture, "detach"):
         picture = picture.detach().float().cpu()
     image = np.squeeze(np.asarray(picture))
@@ -161,12 +157,9 @@ def sheet(
 
 
 def heat(picture: Any, weights: Any, strength: float = 0.65) -> np.ndarray:
-    """A picture with a heat map on top, (H, W, 3) in [0, 1].
+    """A picture (H, W) in [0, 1] with a heat map (H, W) from 0 up on top, (H, W, 3) in [0, 1].
 
-    Args:
-        picture: (H, W) in [0, 1].
-        weights: (H, W) from 0 up; its largest value gets the strongest colour.
-        strength: share of the colour there.
+    The largest weight gets the strongest colour, of which the picture lets through 1 - `strength`.
     """
     image, weights = as_image(picture), as_image(weights)
     relative = weights / max(float(weights.max()), 1e-12)

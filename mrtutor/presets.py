@@ -25,11 +25,6 @@ class AutoencoderPreset:
     image_channels: int = 1  # 3 for hub weights; used where unshuffle is 1
     image_size: int = 256
 
-    @property
-    def factor(self) -> int:
-        """Down-sampling factor f from image to latent."""
-        return self.unshuffle * 2 ** (len(self.widths) - 1)
-
 
 @dataclass(frozen=True)
 class TextPreset:
@@ -105,11 +100,7 @@ class SamplerConfig:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "SamplerConfig":
-        """From a plain dict, as JSON gives it back.
-
-        Raises:
-            ValueError: a name that is no setting.
-        """
+        """From a plain dict, as JSON gives it back (ValueError: a name that is no setting)."""
         known = {field.name for field in fields(cls)}
         if strange := sorted(set(values) - known):
             raise ValueError(f"Unknown sampler setting {', '.join(strange)}: expected {', '.join(sorted(known))}.")
@@ -125,14 +116,7 @@ class SamplerConfig:
         return asdict(self) | {"guidance_interval": list(self.guidance_interval)}
 
     def check(self, train_steps: int) -> None:
-        """Refuse what cannot be sampled.
-
-        Args:
-            train_steps: noise levels of the schedule, usually 1000.
-
-        Raises:
-            ValueError: steps out of 1…`train_steps`, a number that is not finite, or no interval.
-        """
+        """Refuse, with a ValueError, what a schedule of `train_steps` noise levels cannot sample."""
         if isinstance(self.steps, bool) or not isinstance(self.steps, Integral) or not 1 <= self.steps <= train_steps:
             raise ValueError(f"Expected num_inference_steps from 1 to {train_steps}, got {self.steps!r}: try 25.")
         for name in ("guidance_scale", "structure_scale", "eta"):
@@ -259,11 +243,7 @@ PRESETS = {preset.name: preset for preset in (_SMOKE, _LAPTOP, _COLAB, _PAPER)}
 
 
 def load_preset(name: str) -> Preset:
-    """Preset by name.
-
-    Raises:
-        ValueError: unknown name; the message lists the choices.
-    """
+    """Preset by name; a ValueError lists the choices."""
     if name not in PRESETS:
         raise ValueError(f"Unknown preset {name!r}: expected one of {', '.join(PRESETS)}.")
     return PRESETS[name]

@@ -52,14 +52,9 @@ class StyleGAN2:
 
     @torch.inference_mode()
     def sequences(self, idh: Sequence[IDH | str], seeds: Sequence[int]) -> Tensor:
-        """One sequence for each IDH type: four slices of the same z and noise inputs; only the modality differs.
+        """One sequence for each of n IDH types: slices of the same z and noise inputs; only the modality differs.
 
-        Args:
-            idh: n types.
-            seeds: n seeds; a sequence depends on its own seed and type alone.
-
-        Returns:
-            (n, 4, 256, 256) float32 in [0, 1] on the CPU, modalities in the order of `Modality`.
+        A sequence depends on its own seed and type alone: (n, 4, 256, 256) float32 in [0, 1] on the CPU.
         """
         device, count, drawn = next(self.generator.parameters()).device, len(Modality), []
         for word, seed in zip(idh, seeds, strict=True):
@@ -88,12 +83,7 @@ class StyleGAN2:
 
 
 def load_stylegan2(folder: str | Path | None = None, device: torch.device | str | None = None) -> StyleGAN2:
-    """Open a folder that `StyleGAN2.save` wrote; default the shipped one.
-
-    Raises:
-        FileNotFoundError: no such folder, or a file of it is missing.
-        ValueError: a file was truncated or altered.
-    """
+    """Open a folder that `StyleGAN2.save` wrote; default the shipped one. Raises: as `verify_checksums`."""
     folder = Path(folder or data_root() / "pretrained/stylegan2")
     verify_checksums(folder)
     content = json.loads((folder / CONFIG).read_text())

@@ -11,17 +11,18 @@ Source: Karras et al., CVPR 2020, §3.1 and §3.2 (path length, lazy regularisat
 augmentation: Karras et al., NeurIPS 2020, §3.1 and Appendix B.
 """
 
-import argparse
 import copy
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+import typer
 from torch import Generator as Random
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -51,9 +52,8 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
 def path_lengths(images: Tensor, styles: Tensor, noise: Tensor) -> Tensor:
     """‖Jᵀ y‖ for each sample, (B,): how far the picture moves for a step of the style, in the random direction y.
 
-    Args:
-        images: (B, 1, H, W), made from `styles` (B, Z), which require a gradient.
-        noise: (B, 1, H, W), standard normal; divided by √(H·W), so that lengths do not depend on the image's size.
+    Of images (B, 1, H, W) made from styles (B, Z), which require a gradient. y is standard normal `noise` (B, 1, H, W)
+    over √(H·W), so that lengths do not depend on the image's size.
     """
     y = noise / (images.shape[-2] * images.shape[-1]) ** 0.5
     (gradient,) = torch.autograd.grad((images * y).sum(), styles, create_graph=True)
@@ -126,11 +126,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 def known_types(facts: Tensor, random: Random) -> Tensor:
-    """IDH types (B,) of a batch's facts; patients of unknown type take turns at being either, so both learn from them.
-
-    Args:
-        facts: (B, P) codes as `SliceBatches` gives them.
-    """
+    """IDH types (B,) of facts (B, P); patients of unknown type take turns at being either: both learn from them."""
     idh = facts[:, list(FACTS).index("idh")]
     return torch.where(idh == ANY, torch.randint(len(IDH), idh.shape, generator=random), idh)
 
@@ -157,11 +153,7 @@ class Game:
         return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
 
     def step(self, step: int, batch: dict[str, Tensor], random: Random) -> dict[str, float]:
-        """One step of each network; `batch` as `SliceBatches` gives it.
-
-        Raises:
-            FloatingPointError: a loss is not finite.
-        """
+        """One step of each network; `batch` as `SliceBatches` gives it. A loss not finite: FloatingPointError."""
         real = batch["image"].to(self.device, memory_format=torch.channels_last)
         label = class_index(batch["modality"], known_types(batch["facts"], random)).to(self.device)
         p = self.chance.p
@@ -253,12 +245,8 @@ def train_stylegan2(
 ) -> StyleGAN2:
     """Train the baseline on the training slices of one or more cohorts; `out` is renewed with every checkpoint.
 
-    Args:
-        stop_after: leave after this many steps in all, as a kill would, but with a checkpoint.
-
-    Raises:
-        ValueError: the checkpoint in `out` belongs to another run.
-        FloatingPointError: a loss is not finite; the last good checkpoint stays.
+    `stop_after`: leave after this many steps in all, as a kill would, but with a checkpoint. ValueError: the checkpoint
+    in `out` belongs to another run. FloatingPointError: a loss is not finite; the last good checkpoint stays.
     """
     config = config or StyleGAN2Config()
     precision = autocast_dtype(device)
@@ -292,22 +280,18 @@ def train_stylegan2(
     return gan
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Train the StyleGAN2 baseline.")
-    parser.add_argument("--cohort", type=Path, action="append", required=True, help="may be given several times")
-    parser.add_argument("--out", type=Path, default=Path("outputs/stylegan2"))
-    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args(arguments)
-    settings = StagePreset(options.steps, SETTINGS.batch_size, SETTINGS.learning_rate, schedule="constant")
-    cohorts = [Cohort.open(path) for path in options.cohort]
-    train_stylegan2(
-        cohorts, options.out, settings=settings, seed=options.seed, device=options.device, resume=options.resume
-    )
+def main(
+    cohort: Annotated[list[Path], typer.Option()],
+    out: Path = Path("outputs/stylegan2"),
+    steps: int = SETTINGS.steps,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = False,
+) -> None:
+    """Train the StyleGAN2 baseline; cohorts may be given several times."""
+    cohorts = [Cohort.open(path) for path in cohort]
+    train_stylegan2(cohorts, out, settings=replace(SETTINGS, steps=steps), seed=seed, device=device, resume=resume)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -51,9 +51,8 @@ class Cohort:
     def open(cls, path: str | Path, verify: bool = False) -> "Cohort":
         """Open a cohort folder; `verify` compares the two arrays with their SHA-256 as well (seconds per GB).
 
-        Raises:
-            FileNotFoundError: no such folder, no cohort in it, or a file is missing.
-            ValueError: half-written, another format version, truncated or altered.
+        FileNotFoundError: no cohort there, or a file is missing. ValueError: half-written, another format version,
+        truncated or altered.
         """
         path = Path(path)
         manifest = _read_manifest(path)
@@ -112,8 +111,7 @@ class Cohort:
     ) -> np.ndarray:
         """Row numbers, ascending, (n,) int64: of a split, of an IDH type, with or without tumour, of a kind of patient.
 
-        Raises:
-            ValueError: unknown split or IDH type.
+        An unknown split or IDH type is a ValueError.
         """
         keep = np.ones(len(self), bool)
         if split is not None:
@@ -171,25 +169,12 @@ def choose_rows(
     seed: int = 0,
     idh: IDH | str | None = None,
     tumour: bool | None = True,
-    balanced: bool = False,
 ) -> list[int]:
     """Choose held-out slices: patients in random order, one slice of each, then a second of each, and so on.
 
-    So few rows cover many patients, a row is never taken twice, and a smaller count is the start of a larger one.
-
-    Args:
-        tumour: with (True) or without (False) visible tumour, or None for both.
-        balanced: alternate the two IDH types, mutant first; patients of unknown type are left out.
-
-    Raises:
-        ValueError: not that many rows.
+    So few rows cover many patients, a row is never taken twice, and a smaller count is the start of a larger one; a
+    ValueError where there are not that many. `tumour`: with or without a visible one, None for both.
     """
-    if balanced:
-        options = {"split": split, "seed": seed, "tumour": tumour}
-        chosen = [0] * count
-        chosen[::2] = choose_rows(cohort, (count + 1) // 2, idh=IDH.MUTANT, **options)
-        chosen[1::2] = choose_rows(cohort, count // 2, idh=IDH.WILD, **options)
-        return chosen
     rows = np.random.default_rng(seed).permutation(cohort.rows(split, idh, tumour))
     if count > len(rows):
         what = f"split {split}, IDH {idh or 'any'}, tumour {'any' if tumour is None else tumour}"
@@ -235,8 +220,7 @@ def write_cohort(
         patients: a row per exam with subject_id and what else is known of it.
         manifest: what ``cohort.json`` says besides counts and checksums, JSON-able.
 
-    Raises:
-        ValueError: shapes that do not fit, an unknown split or IDH type, or one patient in two splits.
+    ValueError: shapes that do not fit, an unknown split or IDH type, or one patient in two splits.
     """
     out = Path(out)
     table = _complete(table)

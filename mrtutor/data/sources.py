@@ -40,7 +40,6 @@ class SimulatedCase:
 
     number: int
     seed: int
-    noise: bool = True
     device: str = "cpu"
     nifti: str | Path | None = None
 
@@ -56,15 +55,10 @@ class SimulatedCase:
     def load(self) -> tio.Subject:
         from mrtutor.simulate.patient import simulate_subject  # the brain template takes seconds to load
 
-        subject = simulate_subject(self.number, seed=self.seed, noise=self.noise, device=self.device)
+        subject = simulate_subject(self.number, seed=self.seed, device=self.device)
         if self.nifti:
             write_nifti(subject, self.nifti)
         return subject
-
-
-def simulated_cases(patients: int, seed: int, **options: object) -> list[SimulatedCase]:
-    """Patients 0 … ``patients`` - 1 of a simulated cohort; options as `SimulatedCase`."""
-    return [SimulatedCase(number, seed, **options) for number in range(patients)]
 
 
 LAYOUTS = {  # by the word for --source: how exams begin, key of `LABEL_CODES` (None: read off the numbers), files

@@ -7,10 +7,10 @@ from (the ceiling), and "random", their modalities mixed over patients (the null
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from diffusers import AutoencoderKL
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.figures import Figure
@@ -18,14 +18,16 @@ from mrtutor.metrics import distances, sequence
 from mrtutor.metrics.evaluators import Reader, healthy_medians, median_reader, paint_over
 from mrtutor.metrics.intervals import Estimate, estimate
 from mrtutor.metrics.prompts import Scorer, clip_scores, retrieval, sentence_scores
-from mrtutor.pipeline.draw import SampleSet
 from mrtutor.vocabulary import IDH, Modality
+
+if TYPE_CHECKING:
+    from mrtutor.pipeline.draw import SampleSet
 
 SECTIONS = ("quality", "structure", "words")  # methods of `Part`
 Measured = Iterator[tuple[str, str, Estimate]]  # metric, group, estimate
 
 
-def _estimates(metric: str, values: np.ndarray, patients: np.ndarray, names=Modality, answers=False) -> Measured:
+def estimates(metric: str, values: np.ndarray, patients: np.ndarray, names=Modality, answers=False) -> Measured:
     """Estimates of each column of values (n, names), and of all; NaN is left out."""
     columns = {str(name): values[:, [i]] for i, name in enumerate(names)} if values.ndim > 1 else {}
     for group, column in (columns | {"mean": values.reshape(len(values), -1)}).items():
@@ -53,7 +55,7 @@ class Part:
         """Copies; FD-MR and KID to the training slices; told from the held-out slices (these from training slices)."""
         patients, people = self.table["patient"].to_numpy(), self.cohort.table["patient"].to_numpy()[self.training]
         near = distances.near_training(self.images, self.truth, self.cohort.images[self.training])
-        yield from _estimates("near_training", near, patients, answers=True)
+        yield from estimates("near_training", near, patients, answers=True)
         if self.reference is None:
             return
         drawn = self.features(self.images)
@@ -77,7 +79,7 @@ class Part:
         found["sharpness_ratio"] = distances.sharpness(self.images) / distances.sharpness(self.truth)
         found["lesion_contrast"] = distances.lesion_contrast(self.images, self.cohort.masks[rows])
         for metric, values in found.items():
-            yield from _estimates(metric, np.asarray(values), self.table["patient"].to_numpy())
+            yield from estimates(metric, np.asarray(values), self.table["patient"].to_numpy())
 
     def words(self) -> Measured:
         """What readers see, also with the tumour painted over or by brightness alone; CLIP score; retrieval."""
@@ -86,25 +88,25 @@ class Part:
         if self.reader is not None:
             read = np.stack([self.reader.read_modality(self.images[:, m]) for m in range(len(Modality))], axis=1)
             right = np.where(sequence.present(self.images), read == np.arange(len(Modality)), np.nan)
-            yield from _estimates("modality_accuracy", right, patients, answers=True)
+            yield from estimates("modality_accuracy", right, patients, answers=True)
             said["idh_accuracy"] = self.reader.read_idh(self.images)
             said["idh_accuracy_painted_over"] = self.reader.read_idh(paint_over(self.images, masks))
         if (by_median := median_reader(self.cohort, self.training)) is not None:
             said["idh_accuracy_by_median"] = by_median.predict(healthy_medians(self.images, masks))
         for metric, answer in said.items():
             right = [np.where(idh == word, answer == number, np.nan) for number, word in enumerate(IDH)]
-            yield from _estimates(metric, np.stack(right, axis=1), patients, IDH, answers=True)
+            yield from estimates(metric, np.stack(right, axis=1), patients, IDH, answers=True)
         if self.scorer is not None:
             scores = sentence_scores(self.scorer, self.images)
             for phrase, (right, wrong) in clip_scores(scores, idh).items():
-                yield from _estimates(f"clip_{phrase}", right, patients)
-                yield from _estimates(f"clip_{phrase}_gap", right - wrong, patients)
+                yield from estimates(f"clip_{phrase}", right, patients)
+                yield from estimates(f"clip_{phrase}_gap", right - wrong, patients)
             found = retrieval(scores, idh, patients) if (idh != "").any() else {}
             yield from ((f"retrieval_{name}", "mean", value) for name, value in found.items())
 
 
 def evaluate(
-    sample_set: SampleSet,
+    sample_set: "SampleSet",
     cohort: Cohort,
     model: str,
     *,
@@ -137,21 +139,6 @@ def evaluate(
             found = [row for section in sections for row in getattr(replace(part, images=images), section)()]
             figures += [Figure(model=name, metric=m, group=g, cohort=kind, **vars(e), **about) for m, g, e in found]
     return figures
-
-
-def evaluate_autoencoder(autoencoder: AutoencoderKL, cohort: Cohort, rows: np.ndarray, **about: str) -> list[Figure]:
-    """What the autoencoder alone costs on rows of one kind of patients: PSNR in dB, SSIM, sharpness."""
-    truth, table, found = np.asarray(cohort.images[rows]), cohort.table.iloc[rows], []
-    decoded = distances.reconstruct_slices(autoencoder, truth)
-    values = {"ae_psnr_db": sequence.each(sequence.psnr, truth, decoded)}
-    values |= {"ae_ssim": sequence.each(sequence.ssim, truth, decoded)}
-    values |= {"sharpness_ratio": distances.sharpness(decoded) / distances.sharpness(truth)}
-    about = {"cohort": "simulated" if (table["source"] == "simulated").all() else "real", **about}
-    for metric, each in values.items():
-        for _, group, value in _estimates(metric, each, table["patient"].to_numpy()):
-            unit, group = "dB" if metric == "ae_psnr_db" else "", "all" if group == "mean" else group
-            found.append(Figure("weights", "autoencoder", metric, group=group, unit=unit, **vars(value), **about))
-    return found
 
 
 def as_table(figures: Collection[Figure]) -> pd.DataFrame:

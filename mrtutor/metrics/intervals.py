@@ -30,10 +30,7 @@ def estimate(values: Sequence[float], patients: Sequence | None = None, seed: in
     """Mean of `values` (n,), with a bootstrap interval over `patients` (n,); default each value its own patient.
 
     Answers (bool) that are all wrong or all right leave a bootstrap nothing to vary: they get Wilson's interval over
-    the patients. A single patient has no interval: low and high are NaN.
-
-    Raises:
-        ValueError: no values, or NaN or infinity among them.
+    the patients. A single patient has no interval: low and high are NaN. No values, NaN or infinity: a ValueError.
     """
     found = ratio(values, np.ones(len(values)), patients, seed)
     if np.asarray(values).dtype == bool and found.value in (0, 1) and found.patients > 1:

@@ -3,7 +3,6 @@
 That the paper starts from Stable Diffusion is our inference. The way back to the hub: `hf upload OWNER/NAME FOLDER`.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -12,15 +11,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from mrtutor.models.autoencoder import factor_of
 from mrtutor.models.guidance import STRUCTURE_CHANNELS, guidance_of
-
-
-@dataclass(frozen=True)
-class HubSources:
-    """Folder or hub id of what is not trained from nothing: frozen CLIP, the denoiser's first weights, frozen VAE."""
-
-    text_encoder: str | None = None
-    unet: str | None = None
-    vae: str | None = None
 
 
 def load_vae(source: str | Path) -> AutoencoderKL:

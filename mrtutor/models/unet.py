@@ -6,7 +6,6 @@ Lin et al., WACV 2024 (zero terminal SNR).
 """
 
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from torch import nn
 
 from mrtutor.presets import DenoiserPreset
 
@@ -46,8 +45,3 @@ def build_scheduler(prediction: str = "v_prediction") -> DDIMScheduler:
         timestep_spacing="trailing" if zero_snr else "leading",
         clip_sample=False,
     )
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, trainable or not."""
-    return sum(p.numel() for p in module.parameters())

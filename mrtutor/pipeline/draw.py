@@ -9,26 +9,25 @@ joins them. `accelerate launch` sets the shards by itself. After a kill, run the
 A finished folder has sequences.npy (n sequences, 4 modalities, 256, 256) uint8, table.csv, and spec.json.
 """
 
-import argparse
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+import typer
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from mrtutor.data.cohort import Cohort, choose_rows
 from mrtutor.data.structure import SIZE, canny, validate_structure
-from mrtutor.files import atomic_path, locked, write_json, write_text
+from mrtutor.files import atomic_path, locked, writable_folder, write_json, write_text
 from mrtutor.pipeline.pipeline import MRPipeline
 from mrtutor.pipeline.weights import load_pretrained
 from mrtutor.vocabulary import IDH, Findings, Modality
@@ -160,14 +159,6 @@ class SampleSet:
         table = pd.read_csv(folder / TABLE, keep_default_na=False, dtype={"patient": str, "idh": str})
         return cls(np.load(folder / SEQUENCES, mmap_mode="r"), table, json.loads((folder / SPEC).read_text()))
 
-    @classmethod
-    def of_cohort(cls, cohort: Cohort, rows: Sequence[int]) -> "SampleSet":
-        """A cohort's own slices in the same form: the ceiling of every table. `edges_of` is "", `seed` 0."""
-        rows = np.asarray(rows, int)
-        table = cohort.table.iloc[rows][["row", "patient", "idh"]].reset_index(drop=True)
-        table.insert(0, "number", np.arange(len(rows)))
-        return cls(np.array(cohort.images[rows]), table.assign(edges_of="", seed=0))
-
 
 def draw_sets(
     spec: DrawSpec, folder: str | Path, pipe: MRPipeline | Any, cohort: Cohort, shard: int = 0, shards: int = 1
@@ -194,9 +185,11 @@ def draw_sets(
     for part, chunk in tqdm(parts[shard::shards], desc=f"shard {shard} of {shards}", unit="chunk", disable=None):
         if part.is_file() or (folder / TABLE).is_file():  # in this order: parts go once the table is there
             continue
-        images = _as_uint8(sampler.draw(sequence_specs(chunk, cohort)), (len(chunk), *shape))
+        images = np.asarray(sampler.draw(sequence_specs(chunk, cohort)))
+        if not np.isfinite(images).all():
+            raise ValueError("Expected finite pictures of the sampler, got NaN: its weights are broken.")
         with atomic_path(part) as temporary, open(temporary, "wb") as file:
-            np.save(file, images)
+            np.save(file, np.round(images * 255).astype(np.uint8))
     with locked(folder / ".lock"):
         if not (folder / TABLE).is_file():
             if not all(part.is_file() for part, _ in parts):
@@ -209,23 +202,6 @@ def draw_sets(
             write_text(folder / TABLE, table.to_csv(index=False, lineterminator="\n"))
         shutil.rmtree(folder / PARTS, ignore_errors=True)
     return SampleSet.open(folder)
-
-
-def _as_uint8(drawn: Tensor | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    images = torch.as_tensor(drawn).detach().cpu().float().numpy()
-    if images.shape != shape or not (images.min() >= 0 and images.max() <= 1):  # NaN as well
-        raise ValueError(f"Expected of the sampler {shape} finite values in [0, 1], got {images.shape}: clamp them.")
-    return np.round(images * 255).astype(np.uint8)
-
-
-def writable_folder(path: str | Path) -> Path:
-    """Make a folder and try whether it can be written to, before any work is done for it."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"Expected a folder for the output, got the file {error.filename}: choose another.") from error
-    tempfile.TemporaryFile(dir=path).close()
-    return Path(path)
 
 
 @dataclass(frozen=True)
@@ -323,36 +299,34 @@ def sample_structure(
     return Sample(synthetic, edges, files, real)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """One process of ``python -m mrtutor.pipeline.draw``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, required=True, help="sequences in all")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the set; one that was begun is continued")
-    parser.add_argument("--weights", default="laptop", help="name or folder of the pipeline")
-    parser.add_argument("--cohort", type=Path, help="folder of a cohort; default the examples of the course")
-    parser.add_argument("--split", default="test", help="of the cohort whose slices give the edges")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="sampling steps; default the pipeline's")
-    parser.add_argument("--chunk", type=int, default=2, help="sequences in one batch and one file")
-    parser.add_argument("--device", help="cpu or cuda; default CUDA where there is one")
-    parser.add_argument("--shard", type=int, default=int(os.environ.get("RANK", 0)), help="default RANK of a launcher")
-    parser.add_argument("--shards", type=int, default=int(os.environ.get("WORLD_SIZE", 1)), help="default WORLD_SIZE")
-    given = parser.parse_args(arguments)
-    device, gpus = given.device, torch.cuda.device_count()
+def main(
+    count: Annotated[int, typer.Option(min=1, help="Sequences in all.")],
+    out: Annotated[Path, typer.Option(help="Folder of the set; one that was begun is continued.")],
+    weights: Annotated[str, typer.Option(help="Name or folder of the pipeline.")] = "laptop",
+    cohort: Annotated[Path | None, typer.Option(help="A prepared cohort; default the examples of the course.")] = None,
+    split: Annotated[str, typer.Option(help="Of the cohort whose slices give the edges.")] = "test",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; default the pipeline's.")] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Sequences in one batch and one file.")] = 2,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default CUDA where there is one.")] = None,
+    shard: Annotated[int, typer.Option(min=0, envvar="RANK", help="Which of the shards this process draws.")] = 0,
+    shards: Annotated[int, typer.Option(min=1, envvar="WORLD_SIZE", help="Processes in all.")] = 1,
+) -> None:
+    """Draw many sequences, in one process or as one of several, on one machine or on many."""
+    gpus = torch.cuda.device_count()
     if device == "cuda" and gpus > 1:
-        device = f"cuda:{int(os.environ.get('LOCAL_RANK', given.shard)) % gpus}"
-    options = {} if given.steps is None else {"num_inference_steps": given.steps}
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', shard)) % gpus}"
+    options = {} if steps is None else {"num_inference_steps": steps}
     try:
-        spec = DrawSpec(given.count, seed=given.seed, split=given.split, chunk=given.chunk, options=options)
-        cohort = Cohort.open(given.cohort) if given.cohort else Cohort.examples()
-        done = draw_sets(
-            spec, given.out, load_pretrained(given.weights, device=device), cohort, given.shard, given.shards
-        )
+        spec = DrawSpec(count, seed=seed, split=split, chunk=chunk, options=options)
+        opened = Cohort.open(cohort) if cohort else Cohort.examples()
+        done = draw_sets(spec, out, load_pretrained(weights, device=device), opened, shard, shards)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"Error: {error}\n")
-    missing = f"shard {given.shard} of {given.shards}; others are still missing"
-    print(f"Done: {missing if done is None else f'all {len(done)} synthetic sequences'}, in {given.out}.")
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    missing = f"shard {shard} of {shards}; others are still missing"
+    print(f"Done: {missing if done is None else f'all {len(done)} synthetic sequences'}, in {out}.")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

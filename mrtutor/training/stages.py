@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from mrtutor.data.structure import canny
 from mrtutor.files import data_root, replace_folder, sha256, write_json
 from mrtutor.models.autoencoder import build_autoencoder, decode, encode, set_latent_statistics
 from mrtutor.models.guidance import Guidance, guidance_of
-from mrtutor.models.hub import HubSources, load_text_encoder, load_unet, load_vae
+from mrtutor.models.hub import load_text_encoder, load_unet, load_vae
 from mrtutor.models.precision import autocast, autocast_dtype, best_device, mixed_precision
 from mrtutor.models.text import build_clip, build_tokenizer
 from mrtutor.models.unet import build_denoiser, build_scheduler
@@ -58,7 +58,9 @@ class Run:
     steps: int | None = None  # instead of the preset's
     start: str | Path | None = None  # pipeline (folder or name): a new run begins as a copy of it
     variant: str | None = None  # guidance variant instead of the preset's
-    hub: HubSources = field(default_factory=HubSources)  # components that are not trained from nothing
+    text_encoder: str | None = None  # this and the next two: folder or hub id; a CLIP, frozen, instead of MR-CLIP
+    vae: str | None = None  # an autoencoder, frozen
+    unet: str | None = None  # first weights of the denoiser
 
     @property
     def method(self) -> Guidance:
@@ -89,7 +91,7 @@ class Run:
     @property
     def given(self) -> dict[str, str]:
         """Stages that need no training, and where their component comes from."""
-        sources = {"autoencoder": self.hub.vae, "text": self.hub.text_encoder or self.preset.hub_text}
+        sources = {"autoencoder": self.vae, "text": self.text_encoder or self.preset.hub_text}
         return {stage: source for stage, source in sources.items() if source}
 
     def settings(self, stage: str) -> StagePreset:
@@ -110,11 +112,10 @@ class Run:
 
 
 def train(run: Run, stage: str, resume: bool = False) -> Path:
-    """Train one stage and save its component, whose folder is returned; parts of `Run.hub` are copied instead.
+    """Train one stage and save its component, whose folder is returned; parts from elsewhere are copied instead.
 
-    Raises:
-        ValueError: unknown stage, a variant that does not fit, `resume` with a checkpoint of another run.
-        FileNotFoundError: an earlier stage has not run.
+    ValueError: unknown stage, a variant that does not fit, `resume` with a checkpoint of another run.
+    FileNotFoundError: an earlier stage has not run.
     """
     builders = {"autoencoder": _pictures, "decoder": _pictures, "text": _text}
     builders |= {"denoiser": _diffusion, "guidance": _diffusion}
@@ -125,7 +126,7 @@ def train(run: Run, stage: str, resume: bool = False) -> Path:
     with processes.main_process_first():  # the others find what it copies, and the cached latents
         if processes.is_main_process:
             _bring(run, stage)
-        work, leave = (None, None) if stage in run.given else builders[stage](run, stage)
+        work, save = (None, None) if stage in run.given else builders[stage](run, stage)
     if work:
         dtype = autocast_dtype(run.device)
         if stage == "decoder" and dtype == torch.float16:  # the discriminator has no scaler to keep small gradients
@@ -133,7 +134,7 @@ def train(run: Run, stage: str, resume: bool = False) -> Path:
         options = {"seed": run.seed, "device": run.device, "mixed_precision": mixed_precision(dtype)}
         fit(work, run.work(stage), resume=resume, **options)
         if processes.is_main_process:
-            _save(run, stage, leave)
+            _save(run, stage, save)
     processes.wait_for_everyone()
     return run.component("guidance" if stage == "guidance" and run.method.has_network else LEAVES.get(stage, "unet"))
 
@@ -204,7 +205,7 @@ def _pictures(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
         made = reconstruct(model, true[:8])
         plot.sheet({"slice": list(true[:8, 0]), "decoded": list(made[:, 0])}, [""] * len(made), path=path)
 
-    def leave() -> None:
+    def save() -> None:
         if name == "autoencoder":  # mean and spread of each raw latent channel, over slices drawn as in training
             batches, generator = SliceBatches(run.slices), Generator().manual_seed(run.seed)
             with torch.inference_mode():
@@ -213,7 +214,7 @@ def _pictures(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
         _save_parts(run, autoencoder=model)
 
     batches, shown = SliceBatches(run.slices, settings.crop), {"validate": partial(reconstruction_figures, images=true)}
-    return Stage(name, model, objective, batches, settings, inputs=inputs, sheet=sheet, **shown), leave
+    return Stage(name, model, objective, batches, settings, inputs=inputs, sheet=sheet, **shown), save
 
 
 def _text(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
@@ -233,7 +234,7 @@ def _text(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
 def _networks(run: Run, name: str, width: int, channels: int) -> tuple[UNet2DConditionModel, ControlNetModel | None]:
     """U-Net and guidance network as a stage takes them up, for texts of `width` and latents of some channels."""
     if name == "denoiser":
-        source = run.hub.unet or (run.start and pipeline_folder(run.start))
+        source = run.unet or (run.start and pipeline_folder(run.start))
         sizes = replace(run.preset.denoiser, latent_channels=channels)
         return load_unet(source, width, channels) if source else build_denoiser(sizes, width), None
     start, method = run.work(name) / "start", run.method
@@ -275,7 +276,7 @@ def _diffusion(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
         batches[error] = LatentBatches(slices, latents, pipe.encode, **options)
     read = {"text_encoder": run.folder / "text_encoder", "start": run.work(name) / "start"}
 
-    def leave() -> None:
+    def save() -> None:
         _save_parts(run, unet=unet, guidance=network, scheduler=scheduler)
         pipe.save_config(run.folder)  # now it is a pipeline's folder
 
@@ -290,7 +291,7 @@ def _diffusion(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
         sheet=lambda _model, path: sample_sheet(pipe, run.unseen, path),  # the pipeline's own networks are trained
         inputs=_inputs(run, **read) | {"latents": latent_key(autoencoder)},
     )
-    return stage, leave
+    return stage, save
 
 
 @torch.no_grad()
@@ -341,9 +342,9 @@ def sample_sheet(pipe: MRPipeline, slices: TrainingSlices, path: Path, count: in
     plot.sheet(rows, ["edges", *Modality], path=path)
 
 
-def _save(run: Run, stage: str, leave: Callable[[], None]) -> None:
+def _save(run: Run, stage: str, save: Callable[[], None]) -> None:
     """Leave the component in the run's folder, and what trained it in training.json, for the model card."""
-    leave()
+    save()
     if stage in FOLLOWER:  # it goes on from the new weights
         shutil.rmtree(run.work(FOLLOWER[stage]) / "start", ignore_errors=True)
     about = {"cohorts": [], "preset": run.preset.name, "seed": run.seed}
@@ -356,7 +357,7 @@ def _save(run: Run, stage: str, leave: Callable[[], None]) -> None:
     gpu = run.device.startswith("cuda")
     about["device"] = torch.cuda.get_device_name() if gpu else f"{run.device}, {about.pop('threads')} thread(s)"
     about |= {"variant": run.method.name} if stage == "guidance" else {}
-    start = run.start or (run.hub.unet if stage == "denoiser" else None)
+    start = run.start or (run.unet if stage == "denoiser" else None)
     _record(run, stage, about | ({"start": str(start)} if start else {}))
 
 
@@ -382,15 +383,11 @@ def train_command(
     preset: str = "laptop",
     device: str | None = None,
     resume: bool = False,
-    text_encoder: str | None = None,
-    unet: str | None = None,
-    vae: str | None = None,
     **options: object,
 ) -> list[Path]:
-    """Body of ``mrtutor train``: one stage, or "all" in order. `options` of `Run`: seed, steps, start, variant."""
+    """Body of ``mrtutor train``: one stage, or "all" in order; further `options` of `Run`."""
     if out.resolve().is_relative_to((data_root() / "pretrained").resolve()):
         raise ValueError(f"{out} holds shipped weights: choose another folder for --out.")
-    hub = HubSources(text_encoder=text_encoder, unet=unet, vae=vae)
     opened = [Cohort.open(path) for path in cohorts]
-    run = Run(load_preset(preset), opened, out, device=device or str(best_device()), hub=hub, **options)
+    run = Run(load_preset(preset), opened, out, device=device or str(best_device()), **options)
     return [train(run, name, resume) for name in (ALL if stage == "all" else (stage,))]

@@ -62,6 +62,8 @@ def test_tables(tiny_cohort):
     models = {"paper", "ldm", "stylegan2", "autoencoder", "truth", "random"}
     assert set(values.index.levels[0]) == models | {"truth_blurred", "truth_noisy", "truth_wrong_modality"}
     assert values["truth", "edge_f1", "mean"] > values["truth_blurred", "edge_f1", "mean"]
+    psnr = figure("weights", "autoencoder", "ae_psnr_db", "all")
+    assert (psnr.unit, psnr.n) == ("dB", 8) and 0 < psnr.value < 60
     rows = load_figures()
     assert set(rows["cohort"]) == {"simulated"} and len(set(rows["weights"])) == 2, "StyleGAN2 has its own"
 

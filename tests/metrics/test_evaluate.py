@@ -4,7 +4,7 @@ import pytest
 
 from mrtutor.data.cohort import write_cohort
 from mrtutor.figures import load_figures, record
-from mrtutor.metrics.evaluate import as_table, evaluate, evaluate_autoencoder
+from mrtutor.metrics.evaluate import as_table, evaluate
 from mrtutor.metrics.prompts import load_scorer
 from mrtutor.pipeline.draw import SampleSet
 
@@ -110,10 +110,3 @@ def test_one_patient_is_not_measured_and_another_cohorts_set_is_refused(mixed):
         assert evaluate(sample_set(mixed, np.array([8, 9])), mixed, "A") == []
     with pytest.raises(ValueError, match="cohort"):
         evaluate(sample_set(mixed, np.arange(8, 12), key="other"), mixed, "A")
-
-
-def test_autoencoder_figures(smoke_pipe, mixed):
-    found = evaluate_autoencoder(smoke_pipe.autoencoder, mixed, np.array([8, 10]), weights="abc")
-    psnr = value(found, "autoencoder", "ae_psnr_db", "all")
-    assert (psnr.unit, psnr.n, psnr.experiment) == ("dB", 7, "weights")  # one of the slices lacks T2
-    assert {f.metric for f in found} == {"ae_psnr_db", "ae_ssim", "sharpness_ratio"}

@@ -8,7 +8,7 @@ import torch
 from mrtutor.models import autoencoder as models
 from mrtutor.models import build_components, precision
 from mrtutor.models.autoencoder import build_autoencoder, decode, encode, factor_of
-from mrtutor.models.unet import build_denoiser, build_scheduler, count_parameters
+from mrtutor.models.unet import build_denoiser, build_scheduler
 from mrtutor.pipeline.pipeline import MRPipeline
 from mrtutor.presets import PRESETS, load_preset
 
@@ -16,11 +16,11 @@ from mrtutor.presets import PRESETS, load_preset
 def test_every_preset_goes_down_by_eight_and_the_papers_sizes_are_those_of_stable_diffusion():
     with torch.device("meta"):
         for preset in PRESETS.values():
-            assert factor_of(build_autoencoder(preset.autoencoder)) == preset.autoencoder.factor == 8
+            assert factor_of(build_autoencoder(preset.autoencoder)) == 8
             assert preset.denoiser.latent_channels == preset.autoencoder.latent_channels
         preset = PRESETS["paper"]
-        assert count_parameters(build_denoiser(preset.denoiser, preset.text.hidden)) == 859_520_964
-        assert count_parameters(build_autoencoder(preset.autoencoder)) == 83_653_863
+        assert build_denoiser(preset.denoiser, preset.text.hidden).num_parameters() == 859_520_964
+        assert build_autoencoder(preset.autoencoder).num_parameters() == 83_653_863
 
 
 @pytest.mark.parametrize("variant", ["paper", "C", "D"])

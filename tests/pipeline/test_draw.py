@@ -10,7 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from mrtutor.data.export import NOTICE
 from mrtutor.data.nifti import write_nifti
@@ -68,9 +70,6 @@ def test_sequence_i_depends_on_seed_and_i_alone(whole, tiny_cohort):
     assert swapped["idh"].tolist() == [{"mutant": "wild", "wild": "mutant"}[kind] for kind in own["idh"]]
     assert own.drop(columns="idh").equals(swapped.drop(columns="idh")), "pairs: only the word differs"
     assert plan(replace(SPEC, balanced=True), tiny_cohort)["idh"].tolist() == ["mutant", "wild"] * 3 + ["mutant"]
-    truth = SampleSet.of_cohort(tiny_cohort, [4, 1])
-    assert np.array_equal(truth.images, tiny_cohort.images[[4, 1]])
-    assert truth.table[["row", "patient"]].values.tolist() == [[4, "fake-2"], [1, "fake-0"]]
 
 
 def test_kill_and_go_on_with_another_number_of_processes(whole, tiny_cohort, tmp_path):
@@ -113,7 +112,7 @@ def test_what_cannot_be_drawn(tiny_cohort, tmp_path):
         draw_sets(SPEC, tmp_path, Painter(), tiny_cohort, shard=2, shards=2)
     bad = Painter()
     bad.draw = lambda specs: np.full((len(specs), 4, 256, 256), np.nan)
-    with pytest.raises(ValueError, match="clamp"):
+    with pytest.raises(ValueError, match="finite"):
         draw_sets(SPEC, tmp_path, bad, tiny_cohort)
     (tmp_path / "file").write_text("mine")
     for task in (draw_sets, lambda _, out, *more: draw.sample_subject(None, tmp_path, out)):
@@ -148,17 +147,17 @@ def test_findings_are_said_where_the_weights_know_them(tiny_cohort):
     assert said[1] == [tiny_cohort.sentence(spec.row, modality) for modality in Modality]
 
 
-def test_the_command(tiny_cohort, tmp_path, capsys, monkeypatch):
+def test_the_command(tiny_cohort, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # and RANK is 0 where nobody sets it
     options = ["--count", "2", "--chunk", "1", "--steps", "1", "--weights", "smoke", "--device", "cpu"]
     options += ["--cohort", str(tiny_cohort.path), "--out", str(tmp_path)]
-    draw.main(options)
-    assert "missing" in capsys.readouterr().out
-    draw.main([*options, "--shard", "1"])
+    app = typer.Typer()
+    app.command()(draw.main)
+    assert "missing" in CliRunner().invoke(app, options).output
+    CliRunner().invoke(app, [*options, "--shard", "1"])
     assert len(SampleSet.open(tmp_path)) == 2
-    with pytest.raises(SystemExit) as stopped:
-        draw.main([*options, "--seed", "5"])
-    assert stopped.value.code == 2 and "Error: " in capsys.readouterr().err
+    wrong = CliRunner().invoke(app, [*options, "--seed", "5"])
+    assert wrong.exit_code == 2 and "Error: " in wrong.output
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from mrtutor import load_pretrained
 from mrtutor.data.cohort import Cohort, write_cohort
-from mrtutor.models.hub import HubSources
 from mrtutor.training import stages
 from mrtutor.training.loop import fit
 from mrtutor.training.stages import Run, train, train_command
@@ -127,8 +126,8 @@ def test_real_patients_with_gaps_train_together_with_simulated_ones(
 
 
 def test_parts_from_elsewhere_are_installed_and_not_trained(plain: Path, tiny_cohort: Cohort, tmp_path: Path) -> None:
-    hub = HubSources(text_encoder=str(plain), vae=str(plain), unet=str(plain))
-    run = Run(SMOKE, [tiny_cohort], tmp_path, steps=1, hub=hub)
+    parts = {"text_encoder": str(plain), "vae": str(plain), "unet": str(plain)}
+    run = Run(SMOKE, [tiny_cohort], tmp_path, steps=1, **parts)
     for stage in ("autoencoder", "text", "denoiser"):
         train(run, stage)
     assert not changed(tmp_path / "autoencoder", plain / "autoencoder")
