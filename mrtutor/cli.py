@@ -96,14 +96,13 @@ def simulate(
     # make more of it. The workers inherit it.
     os.environ.setdefault("MKL_CBWR", "AVX2")
     from mrtutor.data.build import build_cohort
-    from mrtutor.data.sources import simulated_cases
+    from mrtutor.data.sources import SimulatedCase
 
     writable_folder(out)
     if nifti and (out / "cohort.json").exists():
         raise ValueError(f"{out} is finished: NIfTI are written while simulating; choose another --out.")
-    cases = simulated_cases(
-        patients, seed, device=_device(device) or "cpu", nifti=nifti and str(writable_folder(nifti))
-    )
+    options = {"device": _device(device) or "cpu", "nifti": nifti and str(writable_folder(nifti))}
+    cases = [SimulatedCase(number, seed, **options) for number in range(patients)]
     settings = {"source": "simulated", "seed": seed}
     _report(build_cohort(cases, out, settings, workers))
 

@@ -83,11 +83,8 @@ def write_json(final: str | Path, value: object) -> None:
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file as 64 hex digits."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_checksums(folder: str | Path) -> None:
@@ -98,13 +95,18 @@ def write_checksums(folder: str | Path) -> None:
 
 
 def verify_checksums(folder: str | Path) -> None:
-    """Compare every file with ``SHA256SUMS``: FileNotFoundError if one is missing, ValueError if one was altered."""
+    """Compare every file with ``SHA256SUMS``.
+
+    FileNotFoundError: one is missing. ValueError: one was altered, or a weight or a config was added.
+    """
     folder = Path(folder)
     if not (folder / CHECKSUMS).is_file():
         raise FileNotFoundError(f"No {CHECKSUMS} in {folder}: expected a folder of weights as shipped or saved.")
-    for line in (folder / CHECKSUMS).read_text().splitlines():
-        expected, name = line.split("  ", 1)
-        path = folder / name
+    lines = (folder / CHECKSUMS).read_text().splitlines()
+    listed = {folder / name: expected for expected, name in (line.split("  ", 1) for line in lines)}
+    if added := [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json") and path not in listed]:
+        raise ValueError(f"{added[0]} is not in {CHECKSUMS}: restore the folder (git checkout).")
+    for path, expected in listed.items():
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: restore it (git checkout) or download the weights again.")
         if sha256(path) != expected:

@@ -153,11 +153,6 @@ class Findings:
                 choices = ", ".join(map(str, words))
                 raise ValueError(f"Unknown {name} {value!r}: expected one of {choices}, or None to leave it out.")
 
-    def drop(self, probability: float, uniform: Callable[[], float]) -> "Findings":
-        """A copy in which each part is left out with `probability`; `uniform()` draws from [0, 1)."""
-        left_out = {name: None for name in PARTS if uniform() < probability}
-        return replace(self, **left_out)
-
     def flipped(self) -> "Findings":
         """The findings of the slice flipped left to right."""
         other = {"left": "right", "right": "left"}.get(self.side)

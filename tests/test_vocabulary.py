@@ -5,7 +5,6 @@ import pytest
 
 from mrtutor import IDH, Findings, Modality, sentence
 from mrtutor.vocabulary import (
-    PARTS,
     add_fillers,
     canonical_prompts,
     idh_of,
@@ -81,10 +80,7 @@ def test_labels_belong_to_their_sentences() -> None:
     assert len(set(canonical_prompts())) == 8
 
 
-def test_dropping_and_flipping() -> None:
-    rng = np.random.default_rng(0)
-    assert FULL.drop(0.0, rng.random) == FULL
-    assert all(getattr(FULL.drop(1.0, rng.random), part) is None for part in PARTS)
+def test_flipping() -> None:
     assert FULL.flipped().side == "right" and FULL.flipped().flipped() == FULL
 
 

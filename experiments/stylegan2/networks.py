@@ -30,9 +30,7 @@ def leaky(x: Tensor) -> Tensor:
 class EqualLinear(nn.Module):
     """Linear layer with equalised learning rate: weights of unit variance, scaled by 1/√I when they are used.
 
-    Args:
-        rate: how much slower than the rest it learns (0.01 in the mapping network).
-        gain: factor of the output.
+    `rate`: how much slower than the rest it learns (0.01 in the mapping network); `gain`: factor of the output.
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, rate: float = 1.0, gain: float = 1.0):
@@ -112,15 +110,10 @@ def downsample(x: Tensor) -> Tensor:
 
 
 def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
-    """Append one channel that tells a discriminator how much the samples of a group differ.
+    """Append one channel that tells a discriminator how much the samples of a group differ: (B, C + 1, H, W).
 
-    The standard deviation over the group is averaged over channels and pixels.
-
-    Args:
-        x: (B, C, H, W); sample b belongs to group b mod (B / group). A batch that `group` does not divide is one group.
-
-    Returns:
-        (B, C + 1, H, W).
+    The standard deviation over the group is averaged over channels and pixels. Sample b of (B, C, H, W) belongs to
+    group b mod (B / group); a batch that `group` does not divide is one group.
     """
     group = group if len(x) % group == 0 else len(x)
     groups = x.float().unflatten(0, (group, -1))  # (group, B / group, C, H, W)

@@ -52,9 +52,8 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
 def path_lengths(images: Tensor, styles: Tensor, noise: Tensor) -> Tensor:
     """‖Jᵀ y‖ for each sample, (B,): how far the picture moves for a step of the style, in the random direction y.
 
-    Args:
-        images: (B, 1, H, W), made from `styles` (B, Z), which require a gradient.
-        noise: (B, 1, H, W), standard normal; divided by √(H·W), so that lengths do not depend on the image's size.
+    Of images (B, 1, H, W) made from styles (B, Z), which require a gradient. y is standard normal `noise` (B, 1, H, W)
+    over √(H·W), so that lengths do not depend on the image's size.
     """
     y = noise / (images.shape[-2] * images.shape[-1]) ** 0.5
     (gradient,) = torch.autograd.grad((images * y).sum(), styles, create_graph=True)
@@ -127,11 +126,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 def known_types(facts: Tensor, random: Random) -> Tensor:
-    """IDH types (B,) of a batch's facts; patients of unknown type take turns at being either, so both learn from them.
-
-    Args:
-        facts: (B, P) codes as `SliceBatches` gives them.
-    """
+    """IDH types (B,) of facts (B, P); patients of unknown type take turns at being either: both learn from them."""
     idh = facts[:, list(FACTS).index("idh")]
     return torch.where(idh == ANY, torch.randint(len(IDH), idh.shape, generator=random), idh)
 
@@ -158,11 +153,7 @@ class Game:
         return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
 
     def step(self, step: int, batch: dict[str, Tensor], random: Random) -> dict[str, float]:
-        """One step of each network; `batch` as `SliceBatches` gives it.
-
-        Raises:
-            FloatingPointError: a loss is not finite.
-        """
+        """One step of each network; `batch` as `SliceBatches` gives it. A loss not finite: FloatingPointError."""
         real = batch["image"].to(self.device, memory_format=torch.channels_last)
         label = class_index(batch["modality"], known_types(batch["facts"], random)).to(self.device)
         p = self.chance.p

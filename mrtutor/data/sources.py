@@ -61,11 +61,6 @@ class SimulatedCase:
         return subject
 
 
-def simulated_cases(patients: int, seed: int, **options: object) -> list[SimulatedCase]:
-    """Patients 0 … ``patients`` - 1 of a simulated cohort; options as `SimulatedCase`."""
-    return [SimulatedCase(number, seed, **options) for number in range(patients)]
-
-
 LAYOUTS = {  # by the word for --source: how exams begin, key of `LABEL_CODES` (None: read off the numbers), files
     "folder": ("", None, "patient7/patient7_flair.nii.gz and patient7/patient7_seg.nii.gz"),
     "ucsf-pdgm": ("UCSF-PDGM-", "brats-2021", "UCSF-PDGM-0004_nifti/UCSF-PDGM-0004_FLAIR.nii.gz"),

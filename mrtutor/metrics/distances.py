@@ -42,6 +42,11 @@ def shipped(name: str, folder: str | Path | None = None) -> Path:
     return folder
 
 
+def in_batches(images: np.ndarray) -> list[torch.Tensor]:
+    """Images (n, …, H, W), uint8 or in [0, 1], as a network takes them: float32 in [-1, 1], `BATCH` at a time."""
+    return [torch.from_numpy(unit(images[i : i + BATCH])).float() * 2 - 1 for i in range(0, len(images), BATCH)]
+
+
 @dataclass(eq=False)
 class Features:
     """The MR feature network, trained to read modality, IDH type and tumour size: slices to feature vectors."""
@@ -52,8 +57,7 @@ class Features:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """(…, 256, 256) uint8 or in [0, 1] -> (…, D) float64, NaN for missing slices."""
         flat = np.asarray(images).reshape(-1, 1, *images.shape[-2:])
-        parts = [torch.from_numpy(unit(flat[i : i + BATCH])).float() * 2 - 1 for i in range(0, len(flat), BATCH)]
-        found = torch.cat([self.network(part).pooler_output for part in parts]).flatten(1).double().numpy()
+        found = torch.cat([self.network(part).pooler_output for part in in_batches(flat)]).flatten(1).double().numpy()
         found[~present(flat)[:, 0]] = np.nan
         return found.reshape(*images.shape[:-2], -1)
 
@@ -192,8 +196,8 @@ def near_training(drawn: np.ndarray, held_out: np.ndarray, training: np.ndarray)
 def reconstruct_slices(autoencoder: AutoencoderKL, slices: np.ndarray) -> np.ndarray:
     """Slices (n, M, H, W) through encoder and decoder, float32 in [0, 1]; missing ones stay 0. No drawing is better."""
     flat = np.asarray(slices).reshape(-1, 1, *slices.shape[-2:])
-    parts = [torch.from_numpy(unit(flat[i : i + BATCH])).float() * 2 - 1 for i in range(0, len(flat), BATCH)]
-    decoded = torch.cat([decode(autoencoder, encode(autoencoder, part.to(autoencoder.device))).cpu() for part in parts])
+    parts = [part.to(autoencoder.device) for part in in_batches(flat)]
+    decoded = torch.cat([decode(autoencoder, encode(autoencoder, part)).cpu() for part in parts])
     images = ((decoded.float() + 1) / 2).clamp(0, 1).numpy().reshape(slices.shape)
     return images * present(slices)[..., None, None]
 

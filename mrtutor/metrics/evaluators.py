@@ -18,8 +18,8 @@ from torch import nn
 from transformers import ResNetForImageClassification
 
 from mrtutor.data.cohort import Cohort
-from mrtutor.metrics.distances import BATCH, shipped
-from mrtutor.metrics.sequence import brain_of, unit
+from mrtutor.metrics.distances import in_batches, shipped
+from mrtutor.metrics.sequence import brain_of
 from mrtutor.vocabulary import IDH, PARTS
 
 SIDE = 128  # pixels that the readers see: enough to read a contrast, at a quarter of the cost
@@ -52,8 +52,7 @@ class Reader:
 
 @torch.inference_mode()
 def _read(network: nn.Module, images: np.ndarray) -> np.ndarray:
-    parts = [torch.from_numpy(unit(images[i : i + BATCH])).float() * 2 - 1 for i in range(0, len(images), BATCH)]
-    small = [F.interpolate(part, size=(SIDE, SIDE), mode="area") for part in parts]
+    small = [F.interpolate(part, size=(SIDE, SIDE), mode="area") for part in in_batches(images)]
     return torch.cat([network(part).logits for part in small]).numpy()
 
 

@@ -21,9 +21,9 @@ from transformers import VisionTextDualEncoderConfig as ScorerConfig
 from transformers import VisionTextDualEncoderModel as DualEncoder
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from mrtutor.metrics.distances import BATCH, shipped
+from mrtutor.metrics.distances import in_batches, shipped
 from mrtutor.metrics.intervals import Estimate, estimate
-from mrtutor.metrics.sequence import present, unit
+from mrtutor.metrics.sequence import present
 from mrtutor.models.text import clip_pixels, tokenize
 from mrtutor.vocabulary import IDH, Modality, canonical_prompts
 
@@ -61,8 +61,7 @@ class Scorer:
     def scores(self, slices: np.ndarray, sentences: Sequence[str]) -> np.ndarray:
         """CLIP score, 100 × cosine, of every slice (n, H, W) with every sentence: (n, S), in [-100, 100]."""
         parts = []
-        for start in range(0, len(slices), BATCH):
-            images = torch.from_numpy(unit(slices[start : start + BATCH])).float()[:, None] * 2 - 1
+        for images in in_batches(slices[:, None]):
             pooled = self.model.vision_model(pixel_values=clip_pixels(self.model, images)).pooler_output
             parts.append(F.normalize(self.model.visual_projection(pooled), dim=-1))
         ids, _ = tokenize(self.tokenizer, sentences)

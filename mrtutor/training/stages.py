@@ -130,7 +130,7 @@ def train(run: Run, stage: str, resume: bool = False) -> Path:
     with processes.main_process_first():  # the others find what it copies, and the cached latents
         if processes.is_main_process:
             _bring(run, stage)
-        work, leave = (None, None) if stage in run.given else builders[stage](run, stage)
+        work, save = (None, None) if stage in run.given else builders[stage](run, stage)
     if work:
         dtype = autocast_dtype(run.device)
         if stage == "decoder" and dtype == torch.float16:  # the discriminator has no scaler to keep small gradients
@@ -138,7 +138,7 @@ def train(run: Run, stage: str, resume: bool = False) -> Path:
         options = {"seed": run.seed, "device": run.device, "mixed_precision": mixed_precision(dtype)}
         fit(work, run.work(stage), resume=resume, **options)
         if processes.is_main_process:
-            _save(run, stage, leave)
+            _save(run, stage, save)
     processes.wait_for_everyone()
     return run.component("guidance" if stage == "guidance" and run.method.has_network else LEAVES.get(stage, "unet"))
 
@@ -209,7 +209,7 @@ def _pictures(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
         made = reconstruct(model, true[:8])
         plot.sheet({"slice": list(true[:8, 0]), "decoded": list(made[:, 0])}, [""] * len(made), path=path)
 
-    def leave() -> None:
+    def save() -> None:
         if name == "autoencoder":  # mean and spread of each raw latent channel, over slices drawn as in training
             batches, generator = SliceBatches(run.slices), Generator().manual_seed(run.seed)
             with torch.inference_mode():
@@ -218,7 +218,7 @@ def _pictures(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
         _save_parts(run, autoencoder=model)
 
     batches, shown = SliceBatches(run.slices, settings.crop), {"validate": partial(reconstruction_figures, images=true)}
-    return Stage(name, model, objective, batches, settings, inputs=inputs, sheet=sheet, **shown), leave
+    return Stage(name, model, objective, batches, settings, inputs=inputs, sheet=sheet, **shown), save
 
 
 def _text(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
@@ -276,7 +276,7 @@ def _diffusion(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
     batches = _batches(run, pipe, dtype, drop_prompt=preset.drop_prompt)
     read = {"text_encoder": run.folder / "text_encoder", "start": run.work(name) / "start"}
 
-    def leave() -> None:
+    def save() -> None:
         _save_parts(run, unet=unet, guidance=network, scheduler=scheduler)
         pipe.save_config(run.folder)  # now it is a pipeline's folder
 
@@ -291,7 +291,7 @@ def _diffusion(run: Run, name: str) -> tuple[Stage, Callable[[], None]]:
         sheet=lambda _model, path: sample_sheet(pipe, run.unseen, path),  # the pipeline's own networks are trained
         inputs=_inputs(run, **read) | {"latents": latent_key(autoencoder)},
     )
-    return stage, leave
+    return stage, save
 
 
 def _batches(run: Run, pipe: MRPipeline, dtype: torch.dtype, drop_prompt: float) -> dict[str, LatentBatches]:
@@ -388,9 +388,9 @@ def sample_sheet(pipe: MRPipeline, slices: TrainingSlices, path: Path, count: in
     plot.sheet(rows, ["edges", *Modality], path=path)
 
 
-def _save(run: Run, stage: str, leave: Callable[[], None]) -> None:
+def _save(run: Run, stage: str, save: Callable[[], None]) -> None:
     """Leave the component in the run's folder, and what trained it in training.json, for the model card."""
-    leave()
+    save()
     if stage in FOLLOWER:  # it goes on from the new weights
         shutil.rmtree(run.work(FOLLOWER[stage]) / "start", ignore_errors=True)
     about = {"cohorts": [], "preset": run.preset.name, "seed": run.seed}

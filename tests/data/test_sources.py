@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mrtutor.data.sources import find_cases, read_table, simulated_cases
+from mrtutor.data.sources import SimulatedCase, find_cases, read_table
 from tests.data.fakes import EXAMS, SEQUENCES, add_exam, add_tif_exam, save, volumes
 
 
@@ -227,8 +227,8 @@ def test_mistakes(tmp_path):
 def test_simulated_cases_may_leave_their_volumes(tmp_path, monkeypatch):
     fake = find_cases(add_exam(tmp_path / "fake"))[0].load()
     monkeypatch.setattr("mrtutor.simulate.patient.simulate_subject", lambda number, **options: fake)
-    cases = simulated_cases(2, seed=5, nifti=tmp_path / "volumes")
-    assert len({case.key for case in [*cases, *simulated_cases(2, seed=5)]}) == 4
+    cases = [SimulatedCase(number, 5, nifti=tmp_path / "volumes") for number in range(2)]
+    assert len({case.key for case in [*cases, SimulatedCase(0, 5), SimulatedCase(1, 5)]}) == 4
     assert pickle.loads(pickle.dumps(cases[0])).load() is fake
     assert faults(tmp_path / "volumes") == {"patient7": None}
 
