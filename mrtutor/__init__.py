@@ -28,26 +28,12 @@ _LAZY = {
     "sheet": "mrtutor.plot",
     "show": "mrtutor.plot",
 }
-__all__ = [
-    "IDH",
-    "Cohort",
-    "Findings",
-    "MRPipeline",
-    "Modality",
-    "__version__",
-    "load_pretrained",
-    "sentence",
-    "sheet",
-    "show",
-]
+__all__ = ["IDH", "Cohort", "Findings", "MRPipeline", "Modality", "__version__"]
+__all__ += ["load_pretrained", "sentence", "sheet", "show"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name on first use (PEP 562).
-
-    Raises:
-        AttributeError: no such name.
-    """
+    """Import a name on first use (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module 'mrtutor' has no attribute {name!r}; it offers {', '.join(__all__)}")
     value = getattr(import_module(_LAZY[name]), name)

@@ -38,18 +38,11 @@ def canny(image: np.ndarray | Tensor, low: int = CANNY_LOW, high: int = CANNY_HI
 
 
 def validate_structure(structure: np.ndarray | Tensor | Image.Image | str | Path) -> Tensor:
-    """Turn an edge map of any usual form into what the models take.
+    """Turn an edge map of any usual form into what the models take: (B, 1, 256, 256) float32 of 0 and 1.
 
-    Args:
-        structure: (256, 256), (1, 256, 256), (B, 256, 256) or (B, 1, 256, 256); bool, uint8 of 0 and 1 or of 0 and
-            255, or floats of 0 and 1; a greyscale PIL image of that size, or the path of an image file.
-
-    Returns:
-        (B, 1, 256, 256) float32 of 0 and 1.
-
-    Raises:
-        FileNotFoundError: no file at the path.
-        ValueError: not an image file; wrong shape, type or range; NaN; no edge at all, or more than a quarter.
+    It may be (256, 256), (1, 256, 256), (B, 256, 256) or (B, 1, 256, 256); bool, uint8 of 0 and 1 or of 0 and 255, or
+    floats of 0 and 1; a greyscale PIL image of that size, or the path of an image file.
+    ValueError: not an image; wrong shape, type or range; NaN; no edge at all, or more than a quarter.
     """
     values = _as_array(structure)
     if values.ndim == 2:

@@ -204,8 +204,7 @@ class Trace:
             normalise: divide by the largest value. Otherwise the word's share of the attention, which over all tokens
                 of a sentence, punctuation included, sums to one in each pixel.
 
-        Raises:
-            ValueError: nothing drawn yet; a word, modality, layer or step that is not there.
+        ValueError: nothing drawn yet; a word, modality, layer or step that is not there.
         """
         if not self.layers:
             raise ValueError("Nothing was traced: call the pipeline inside the `with trace_attention(…)` block.")
@@ -259,10 +258,8 @@ def reweighted(pipe: MRPipeline, factors: Mapping[str, float]) -> Iterator[None]
     """Within the block, words are listened to more or less (attention re-weighting); the maps still sum to one.
 
     Factor 0 silences a word. The text encoder has already told its neighbours, though: with a causal encoder every
-    token behind the word has read it. ``{"glioma": 0, "<end>": 0}`` silences those as well.
-
-    Raises:
-        ValueError: when drawing, a word that a sentence lacks.
+    token behind the word has read it. ``{"glioma": 0, "<end>": 0}`` silences those as well. Drawing a sentence that
+    lacks the word is a ValueError.
     """
     weights = torch.empty(0)
 
@@ -291,10 +288,7 @@ def maps_from(pipe: MRPipeline, sources: Sequence[int]) -> Iterator[None]:
 
     Prompt-to-prompt: *what* is drawn comes from a row's own words, *where*, as far as attention decides it, from the
     source. ``[0, 0]`` gives the second prompt the first one's maps. The sentences need the same words in the same
-    positions but for the swapped one.
-
-    Raises:
-        ValueError: when drawing, not one source for each prompt.
+    positions but for the swapped one; a ValueError where prompts and sources are not equally many.
     """
 
     def begin(prompts: list[str]) -> None:
