@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -24,6 +25,7 @@ NEEDS_BROWSER = pytest.mark.skipif(not THERE, reason="needs Chromium, voila and 
 OPTIONS = """--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --window-size=1366,768
     --remote-debugging-port=0 --remote-allow-origins=*"""
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+TOKEN = secrets.token_hex(8)
 KEYS = {"Enter": 13, "ArrowLeft": 37}
 
 
@@ -107,6 +109,7 @@ def visit(notebook: str, variables: Mapping[str, str], folder: Path) -> Iterator
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     voila = [sys.executable, "-m", "voila", ROOT / "notebooks" / notebook, "--no-browser", f"--port={port}"]
+    voila += [f"--Voila.token={TOKEN}"]
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_PATH": str(ROOT / "notebooks")}
     chromium = [BROWSER, *OPTIONS.split(), NO_NETWORK, f"--user-data-dir={folder}/profile", "about:blank"]
     debugging, started = folder / "profile/DevToolsActivePort", _started(voila, _listening, {**own, **variables})
@@ -114,7 +117,7 @@ def visit(notebook: str, variables: Mapping[str, str], folder: Path) -> Iterator
         assert _listening(server) == {"127.0.0.1"}
         tab = Request(f"http://127.0.0.1:{debugging.read_text().split()[0]}/json/new?about:blank", method="PUT")
         with urlopen(tab, timeout=30) as answer:
-            yield Page(json.load(answer)["webSocketDebuggerUrl"]), f"http://127.0.0.1:{port}/", server
+            yield Page(json.load(answer)["webSocketDebuggerUrl"]), f"http://127.0.0.1:{port}/?token={TOKEN}", server
 
 
 def _listening(process: psutil.Process) -> set[str]:
