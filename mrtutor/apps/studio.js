@@ -1,5 +1,5 @@
 // The page of the studio: see studio.py, which answers its messages. Nothing is loaded from outside.
-const SIZE = 256, SCALE = 4, KEPT = 12, PIECE = 1 << 20, REACH = 9;
+const SIZE = 256, SCALE = 3, KEPT = 12, PIECE = 1 << 20, REACH = 9;
 
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -13,8 +13,9 @@ function make(tag, properties = {}, ...children) {
 
 const labelled = (words, input) => make('label', {}, words + ' ', input);
 const number = (value, min, max, step = 1) => make('input', { type: 'number', value, min, max, step });
-const range = (value, min, max) => make('input', { type: 'range', value, min, max });
+const range = (value, min, max) => make('input', { type: 'range', min, max, value });
 const sheet = (side = SIZE) => make('canvas', { width: side, height: side });
+const grey = (value) => 0xff000000 | value << 16 | value << 8 | value;  // one pixel of an ImageData
 
 function render({ model, el }) {
   const { anatomies, words, modalities, notice, megabytes } = model.get('menus');
@@ -46,7 +47,7 @@ function render({ model, el }) {
   const save = button('download', () => say('zip', { number: state.shown.number }), 'download PNG and NIfTI, one zip');
   const tools = Object.fromEntries(['pencil', 'eraser', 'tumour'].map((name) => [name, button(name, () => choose(name))]));
   const undo = button('undo', () => step(state.past, state.future)), redo = button('redo', () => step(state.future, state.past));
-  const root = make('div', { className: 'studio', 'data-lm-suppress-shortcuts': 'true' },
+  const root = make('article', { className: 'studio', 'data-lm-suppress-shortcuts': 'true' },
     make('section', { className: 'side' },
       make('fieldset', {}, make('legend', {}, 'Anatomy'), labelled('example', anatomy),
         labelled(`or a real case (NIfTI) or edge map, ${megabytes} MB at most`, upload), labelled('or', path), planes),
@@ -192,16 +193,26 @@ function render({ model, el }) {
   };
 
   // Painting
-  const lines = sheet();
+  const lines = sheet(), source = sheet();
+  function draw(target, colour) {  // 256 x 256 pixels, each as `colour` says
+    const image = new ImageData(SIZE, SIZE), pixels = new Uint32Array(image.data.buffer);
+    for (let i = 0; i < pixels.length; i++) pixels[i] = colour(i);
+    target.getContext('2d').putImageData(image, 0, 0);
+    return target;
+  }
+  const picture = (greys) => draw(sheet(), (i) => grey(greys[i]));
   function paint() {
-    const brush = canvas.getContext('2d'), shown = new ImageData(SIZE, SIZE), ellipse = now.ellipse;
+    state.frame ??= requestAnimationFrame(painted);
+  }
+  function painted() {
+    state.frame = null;
+    const brush = canvas.getContext('2d'), ellipse = now.ellipse;
     const path = (share) => {
       const shape = new Path2D(), { x, y, width, height, angle } = ellipse;
       shape.ellipse(x * SCALE, y * SCALE, share * width / 2 * SCALE, share * height / 2 * SCALE, angle * Math.PI / 180, 0, 7);
       return shape;
     };
-    for (let i = 0; i < now.bits.length; i++) if (now.bits[i]) shown.data.set([255, 226, 138, 255], 4 * i);
-    lines.getContext('2d').putImageData(shown, 0, 0);
+    draw(lines, (i) => now.bits[i] ? 0xff8ae2ff : 0);
     brush.clearRect(0, 0, canvas.width, canvas.height);
     const under = () => {
       brush.globalAlpha = shade.value / 100;
@@ -227,15 +238,14 @@ function render({ model, el }) {
     const side = SIZE / state.zoom, [px, py] = state.point ?? [SIZE / 2, SIZE / 2];
     const start = (p) => Math.min(SIZE - side, Math.max(0, p - side / 2)), [x0, y0] = [start(px), start(py)];
     const low = (level.value - window_.value / 2) * 2.55, factor = 100 / window_.value;
+    const table = Array.from({ length: SIZE }, (_, value) => grey(Math.min(255, Math.max(0, (value - low) * factor))));
     state.view = { side, x0, y0 };
-    for (const { grey, shown, caption, title } of state.pictures ?? []) {
-      const image = new ImageData(SIZE, SIZE), source = sheet(), brush = shown.getContext('2d');
-      grey.forEach((value, i) => image.data.fill((value - low) * factor, 4 * i, 4 * i + 3).fill(255, 4 * i + 3, 4 * i + 4));
-      source.getContext('2d').putImageData(image, 0, 0);
-      brush.drawImage(source, x0, y0, side, side, 0, 0, shown.width, shown.height);
+    for (const { values, shown, caption, title } of state.pictures ?? []) {
+      const brush = shown.getContext('2d');
+      brush.drawImage(draw(source, (i) => table[values[i]]), x0, y0, side, side, 0, 0, shown.width, shown.height);
       caption.textContent = title;
       if (!state.point) continue;
-      caption.textContent += `: ${(grey[Math.floor(py) * SIZE + Math.floor(px)] / 255).toFixed(2)} at ${Math.floor(px)}, ${Math.floor(py)}`;
+      caption.textContent += `: ${(values[Math.floor(py) * SIZE + Math.floor(px)] / 255).toFixed(2)} at ${Math.floor(px)}, ${Math.floor(py)}`;
       const [x, y] = [(px - x0) / side * shown.width, (py - y0) / side * shown.width];
       Object.assign(brush, { strokeStyle: '#6fd0ff', lineWidth: 2 });
       brush.strokeRect(x - 6, y - 6, 12, 12);
@@ -250,7 +260,7 @@ function render({ model, el }) {
     state.shown = entry;
     pictures.style.setProperty('--columns', settings.length > 1 ? 4 : 2);
     root.classList.toggle('two', settings.length > 1);
-    state.pictures = greys.map((grey, i) => {
+    state.pictures = greys.map((values, i) => {
       const title = `${settings.length > 1 ? rows[Math.floor(i / 4)].name + ', ' : ''}${modalities[i % 4]}`;
       const about = `${settings[Math.floor(i / 4)][0]}, as ${modalities[i % 4]} (${notice})`;
       const shown = make('canvas', { width: 512, height: 512, role: 'img', 'aria-label': about, title: 'click: grey value' });
@@ -261,7 +271,7 @@ function render({ model, el }) {
         look();
       };
       shown.ondblclick = () => zoom(2);
-      return { grey, shown, title, caption: make('figcaption') };
+      return { values, shown, title, caption: make('figcaption') };
     });
     pictures.replaceChildren(...state.pictures.map(({ shown, caption }) => make('figure', {}, shown, caption)));
     look();
@@ -270,7 +280,7 @@ function render({ model, el }) {
     state.gallery = [entry, ...state.gallery.filter((other) => other.number !== entry.number)].slice(0, KEPT);
     gallery.replaceChildren(...state.gallery.map((kept, i) => {
       const small = sheet(64), back = make('button', { type: 'button', 'aria-label': `drawing ${i + 1} of the last ones` }, small);
-      small.getContext('2d').drawImage(kept.bitmaps[2], 0, 0, 64, 64);
+      small.getContext('2d').drawImage(picture(kept.greys[2]), 0, 0, 64, 64);
       back.onclick = () => {
         remember();
         Object.assign(now, { bits: kept.bits.slice(), ellipse: kept.ellipse && { ...kept.ellipse } });
@@ -287,14 +297,8 @@ function render({ model, el }) {
   }
 
   // What Python says
-  async function greys(buffers) {
-    const bitmaps = await Promise.all(buffers.map((buffer) => createImageBitmap(new Blob([buffer], { type: 'image/png' }))));
-    return bitmaps.map((bitmap) => {
-      const brush = make('canvas', { width: SIZE, height: SIZE }).getContext('2d', { willReadFrequently: true });
-      brush.drawImage(bitmap, 0, 0);
-      return [bitmap, brush.getImageData(0, 0, SIZE, SIZE).data.filter((_, i) => i % 4 === 0)];
-    });
-  }
+  const planes_of = (view) => Array.from({ length: view.byteLength / SIZE ** 2 }, (_, i) =>
+    new Uint8Array(view.buffer, view.byteOffset + i * SIZE ** 2, SIZE ** 2).slice());
   const answers = {
     loaded({ steps: default_, guidance: scale, findings }) {
       steps.value = default_;
@@ -303,11 +307,11 @@ function render({ model, el }) {
       state.ready = true;
       speak();
     },
-    async anatomy({ name, idh, planes: range_ }, buffers) {
-      const [[picture], [, edges], [, emptied]] = await greys(buffers);
+    anatomy({ name, idh, planes: range_ }, [view]) {
+      const [values, edges, emptied] = planes_of(view);
       remember();
-      Object.assign(state, { picture, name, own: edges.map((bit, i) => bit && !emptied[i]) });
-      Object.assign(now, { bits: new Uint8Array(edges) });
+      Object.assign(state, { picture: picture(values), name, own: edges.map((bit, i) => bit && !emptied[i]) });
+      now.bits = edges;
       planes.hidden = !range_;
       if (range_) Object.assign(plane, { min: range_.first, max: range_.last, value: range_.plane });
       if (idh !== undefined) menus[0][1].value = idh ?? '';
@@ -325,14 +329,12 @@ function render({ model, el }) {
       bar.value = done;
       left.textContent = ` ${Math.ceil(seconds)} s left `;
     },
-    async drawn({ number, steps: done, seconds }, buffers) {
+    drawn({ number, steps: done, seconds }, [view]) {
       const request = asked.get(number);
       if (!request) return;  // of another page
       waiting.hidden = true;
-      const decoded = await greys(buffers);
       if (number < (state.shown?.number ?? 0)) return;
-      const entry = { ...request, picture: state.picture, own: state.own, greys: decoded.map(([, grey]) => grey),
-        bitmaps: decoded.map(([bitmap]) => bitmap) };
+      const entry = { ...request, picture: state.picture, own: state.own, greys: planes_of(view) };
       show(entry);
       if (request.rest) keep(entry);
       else asked.delete(number);

@@ -20,7 +20,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import anywidget
-import cv2
 import numpy as np
 import traitlets
 from PIL import Image
@@ -168,6 +167,7 @@ class Studio(anywidget.AnyWidget):
         self._simulated = False
         self.worker = Newest()
         self.on_msg(self._heard)
+        self.worker.ask(self._load)
 
     def __repr__(self) -> str:
         return "The studio, a page for a running kernel."
@@ -291,8 +291,8 @@ class Studio(anywidget.AnyWidget):
             self._drawings[number] = drawing
             for old in sorted(self._drawings)[:-KEPT]:
                 del self._drawings[old]
-        pngs = [_png(np.round(image * 255)) for images in drawing.images for image in images]
-        self._say("drawn", pngs, number=number, steps=drawing.steps, seconds=drawing.seconds)
+        greys = np.round(drawing.images * 255).astype(np.uint8).tobytes()
+        self._say("drawn", [greys], number=number, steps=drawing.steps, seconds=drawing.seconds)
 
     def _show_row(self, row: int) -> None:
         """An exam of the cohort as anatomy."""
@@ -307,7 +307,7 @@ class Studio(anywidget.AnyWidget):
         picture = np.asarray(images[next((channel for channel in order if images[channel].any()), 2)])
         edges = canny(picture)
         emptied = without_tumour(edges, mask) if edges.any() else edges
-        self._say("anatomy", [_png(picture), _png(edges), _png(emptied)], name=name, **about)
+        self._say("anatomy", [np.stack([picture, edges, emptied]).tobytes()], name=name, **about)
 
     def _take_file(self, message: dict[str, Any], piece: bytes) -> None:
         """A piece of an upload; after the last one the files are opened."""
@@ -326,7 +326,7 @@ class Studio(anywidget.AnyWidget):
         else:
             edges = read_edges(path)
             self._case = None
-            self._say("anatomy", [_png(edges * 0), _png(edges), _png(edges)], name=path.name)
+            self._say("anatomy", [np.stack([edges * 0, edges, edges]).tobytes()], name=path.name)
 
     def _open_case(self, folder: Path) -> None:
         """A real case, from its folder (ValueError: none, or several, or one that cannot be read)."""
@@ -353,10 +353,6 @@ class Studio(anywidget.AnyWidget):
 
 def _bits(edges: np.ndarray) -> np.ndarray:
     return np.where(edges > 0, 255, 0).astype(np.uint8)
-
-
-def _png(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", image.astype(np.uint8))[1].tobytes()
 
 
 def _pack(drawing: Drawing) -> bytes:
