@@ -311,7 +311,7 @@ function render({ model, el }) {
       const [values, edges, emptied] = planes_of(view);
       remember();
       Object.assign(state, { picture: picture(values), name, own: edges.map((bit, i) => bit && !emptied[i]) });
-      now.bits = edges;
+      Object.assign(now, { bits: edges, ellipse: range_ ? now.ellipse : null });
       planes.hidden = !range_;
       if (range_) Object.assign(plane, { min: range_.first, max: range_.last, value: range_.plane });
       if (idh !== undefined) menus[0][1].value = idh ?? '';

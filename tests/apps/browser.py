@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import psutil
@@ -70,6 +71,29 @@ class Page:
         self.send("Input.dispatchKeyEvent", type="keyDown", **about, **({"text": text} if text else {}))
         self.send("Input.dispatchKeyEvent", type="keyUp", **about)
 
+    def click(self, words: str) -> None:
+        """Click the button with these words, as soon as it can be."""
+        button = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {words!r})"
+        self.wait(f"{button} && !{button}.disabled")
+        self.run(f"{button}.click()")
+
+    def drag(self, selector: str, points: list[tuple[float, float]], pause: float = 0.0) -> None:
+        """Press the pointer on an element at the first of `points`, shares of its sides; move it, and let it go."""
+        box = f"document.querySelector({selector!r}).getBoundingClientRect()"
+        left, top, width, height = self.run(
+            f"(() => {{ const b = {box}; return [b.left, b.top, b.width, b.height] }})()"
+        )
+        kinds = ["mousePressed", *["mouseMoved"] * (len(points) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*points, points[-1]], strict=True):
+            where = {"x": left + x * width, "y": top + y * height, "button": "left", "clickCount": 1}
+            self.send("Input.dispatchMouseEvent", type=kind, buttons=int(kind != "mouseReleased"), **where)
+            time.sleep(pause)
+
+    def choose_files(self, selector: str, *paths: Path) -> None:
+        """Choose files in an upload box."""
+        found = self.send("Runtime.evaluate", expression=f"document.querySelector({selector!r})")["result"]["objectId"]
+        self.send("DOM.setFileInputFiles", files=[str(path) for path in paths], objectId=found)
+
     def nameless(self) -> list[str]:
         """Roles of what the keyboard reaches and a screen reader has no name for."""
         found = []
@@ -118,6 +142,20 @@ def visit(notebook: str, variables: Mapping[str, str], folder: Path) -> Iterator
         tab = Request(f"http://127.0.0.1:{debugging.read_text().split()[0]}/json/new?about:blank", method="PUT")
         with urlopen(tab, timeout=30) as answer:
             yield Page(json.load(answer)["webSocketDebuggerUrl"]), f"http://127.0.0.1:{port}/?token={TOKEN}", server
+
+
+def kernels(server: psutil.Process) -> list[psutil.Process]:
+    """Kernels of a server that live."""
+    return [child for child in server.children(recursive=True) if "ipykernel" in " ".join(child.cmdline())]
+
+
+def answer_of(address: str, host: str | None = None) -> tuple[int, str]:
+    """Status and text of a page, asked for under another name of the machine."""
+    try:
+        with urlopen(Request(address, headers={"Host": host} if host else {}), timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, ""
 
 
 def _listening(process: psutil.Process) -> set[str]:

@@ -1,13 +1,17 @@
 """What things cost, as ratios measured in one run: two ways take turns, and medians are compared.
 
-    python tests/benchmarks/bench.py sampling|trace|training [--weights laptop] [--repeats 5]
+    python tests/benchmarks/bench.py sampling|trace|training|threads [--weights laptop] [--repeats 5]
 
 sampling: `MRPipeline.sequence` against the ordinary loop, one modality after the other, in float32.
 trace: a sequence under `trace_attention` against one without.
 training: one step of the denoiser in the fastest number format and channels-last against plain float32.
+threads: a sequence of three steps beside a process that keeps one core busy, OpenMP as we set it or not.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from statistics import median
@@ -63,23 +67,62 @@ def training(pipe, _edges) -> dict[str, Callable]:
     }
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sampling", "trace", "training"))
-    parser.add_argument("--weights", default="laptop")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    pipe = load_pretrained(options.weights, device="cpu")
-    pipe.set_progress_bar_config(disable=True)
-    ways = globals()[options.what](pipe, Cohort.examples().structure(0, "T1Gd"))
+SEQUENCE = """
+from statistics import median
+from time import perf_counter
+from mrtutor import Cohort, load_pretrained
+pipe, edges, seconds = load_pretrained({weights!r}, device="cpu"), Cohort.examples().structure(0, "T1Gd"), []
+pipe.set_progress_bar_config(disable=True)
+for _ in range({repeats} + 1):
+    start = perf_counter()
+    pipe.sequence("wild", edges, num_inference_steps=3)
+    seconds.append(perf_counter() - start)
+print(median(seconds[1:]))
+"""
+
+
+def threads(weights: str, repeats: int) -> dict[str, list[float]]:
+    """Medians of fresh processes in turn: OpenMP reads its settings once, when torch is imported."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    code, seconds = SEQUENCE.format(weights=weights, repeats=repeats), {"ours": [], "OpenMP's default": []}
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            for _ in range(3):
+                for name, first in zip(seconds, ("", "import torch"), strict=True):
+                    command = [sys.executable, "-c", first + code]
+                    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+                    seconds[name].append(float(said.stdout.split()[-1]))
+        finally:
+            busy.kill()
+    return seconds
+
+
+def measured(ways: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way; the first run warms up and does not count."""
     seconds = {name: [] for name in ways}
-    for _ in range(options.repeats + 1):
+    for _ in range(repeats + 1):
         for name, run in ways.items():
             start = perf_counter()
             run()
             seconds[name].append(perf_counter() - start)
-    medians = {name: median(times[1:]) for name, times in seconds.items()}  # the first run warms up
+    return {name: times[1:] for name, times in seconds.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("sampling", "trace", "training", "threads"))
+    parser.add_argument("--weights", default="laptop")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    if options.what == "threads":
+        seconds = threads(options.weights, options.repeats)
+    else:
+        pipe = load_pretrained(options.weights, device="cpu")
+        pipe.set_progress_bar_config(disable=True)
+        ways = globals()[options.what](pipe, Cohort.examples().structure(0, "T1Gd"))
+        seconds = measured(ways, options.repeats)
+    medians = {name: median(times) for name, times in seconds.items()}
     (first, a), (second, b) = medians.items()
     print(f"{first} {a:.2f} s, {second} {b:.2f} s, ratio {b / a:.2f}; {torch.get_num_threads()} threads")
 
