@@ -36,11 +36,16 @@ class Page:
     def __init__(self, address: str) -> None:
         from websocket import create_connection
 
+        self._address, self._last = address, 0
         self._socket = create_connection(address, timeout=60, suppress_origin=True)
-        self._last = 0
         self.events: list[dict[str, Any]] = []
         for domain in ("Page", "Runtime", "Network", "Accessibility"):
             self.send(f"{domain}.enable")
+
+    def another(self) -> "Page":
+        """Another tab of the same browser."""
+        target = self.send("Target.createTarget", url="about:blank", newWindow=True)["targetId"]
+        return Page(f"{self._address.rpartition('/')[0]}/{target}")
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the protocol; events that come meanwhile are kept."""
