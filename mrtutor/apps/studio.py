@@ -32,7 +32,6 @@ from mrtutor.vocabulary import IDH, PARTS, Findings, Modality, modalities_in, sp
 if TYPE_CHECKING:
     from mrtutor.pipeline.pipeline import MRPipeline
 
-FORMATS = ("PNG", "BMP", "TIFF", "GIF")  # those that keep pixels as they are
 MOST_MB = 64  # of an upload, all files together; the page sends it in pieces
 KEPT = 24  # drawings that can still be downloaded
 _NAMES = sorted((name for m in Modality for name in spellings(m)), key=len, reverse=True)
@@ -46,22 +45,6 @@ def four_sentences(text: str) -> dict[Modality, str]:
         found = " and ".join(sorted(modalities_in(text))) or "none"
         raise ValueError(f"Expected one modality word in the sentence ({', '.join(Modality)}), found {found}.")
     return {modality: _MODALITY.sub(modality, " ".join(text.split())) for modality in Modality}
-
-
-def read_edges(path: Path) -> np.ndarray:
-    """Edge map (256, 256) uint8 of a picture file (ValueError: no picture, or as `validate_structure`)."""
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.size != (SIZE, SIZE):  # known before the pixels are unpacked
-                got = f"{picture.width} x {picture.height}"
-                raise ValueError(f"Expected a picture of {SIZE} x {SIZE} pixels, got {got}: resize it.")
-            picture.load()
-            return _bits(validate_structure(picture)[0, 0].numpy())
-    except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise ValueError(
-            f"Cannot read {path.name}: expected NIfTI (.nii, .nii.gz), or an edge map, white on black, as "
-            f"{' or '.join(FORMATS)}."
-        ) from problem
 
 
 def error(text: str) -> str:
@@ -170,12 +153,7 @@ class Studio(anywidget.AnyWidget):
         self.worker.ask(self._load)
 
     def __repr__(self) -> str:
-        return "The studio, a page for a running kernel."
-
-    @property
-    def last(self) -> Drawing:
-        """What was drawn last with the hand at rest."""
-        return self._drawings[max(self._drawings)]
+        return "The studio, a panel for a running kernel."
 
     def draw(self, request: Request) -> None:
         """Draw in the thread: in a few steps, and when asked to refine, in all steps as far as nothing newer comes."""
@@ -184,7 +162,7 @@ class Studio(anywidget.AnyWidget):
     def _heard(self, _widget: object, message: dict[str, Any], buffers: list) -> None:
         """Answer a message of the page; a mistake of the reader's is said there, not thrown."""
         answers = {
-            "ready": lambda: self._opened(),  # the page is there
+            "ready": self._opened,
             "anatomy": lambda: self._show_row(self._rows[message["place"]]),
             "words": lambda: self._say("sentence", text=self._sentence(message["words"])),
             "draw": lambda: self.draw(self._request(message, buffers[0])),
@@ -196,7 +174,7 @@ class Studio(anywidget.AnyWidget):
         }
         try:
             answers[message["kind"]]()
-        except (ValueError, OSError) as problem:
+        except (ValueError, OSError, Image.DecompressionBombError) as problem:
             self._say("error", text=str(problem), number=message.get("number"))
 
     def _say(self, kind: str, buffers: Sequence[bytes] = (), **content: Any) -> None:
@@ -324,7 +302,7 @@ class Studio(anywidget.AnyWidget):
         if path.name.lower().endswith((".nii", ".nii.gz")):
             self._open_case(folder)
         else:
-            edges = read_edges(path)
+            edges = _bits(validate_structure(path)[0, 0].numpy())
             self._case = None
             self._say("anatomy", [np.stack([edges * 0, edges, edges]).tobytes()], name=path.name)
 
