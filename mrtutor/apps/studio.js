@@ -86,6 +86,7 @@ function render({ model, el }) {
       steps: Number(steps.value), guidance: Number(guidance.value) };
     state.under = request.number;
     state.behind = false;
+    if (asked.size > 2 * KEPT) asked.delete(asked.keys().next().value);
     asked.set(request.number, { ...request, moved: state.moved, bits: now.bits.slice(), menus: menus.map(([, m]) => m.value) });
     say('draw', request, [now.bits.slice().buffer]);
   }
@@ -308,13 +309,13 @@ function render({ model, el }) {
       speak();
     },
     anatomy({ name, idh, planes: range_ }, [view]) {
-      const [values, edges, emptied] = planes_of(view);
+      const [values, edges, emptied] = planes_of(view), same = range_ && !range_.opened;
       remember();
       Object.assign(state, { picture: picture(values), name, own: edges.map((bit, i) => bit && !emptied[i]) });
-      Object.assign(now, { bits: edges, ellipse: range_ ? now.ellipse : null });
+      Object.assign(now, { bits: edges, ellipse: same ? now.ellipse : null });
       planes.hidden = !range_;
       if (range_) Object.assign(plane, { min: range_.first, max: range_.last, value: range_.plane });
-      if (idh !== undefined) menus[0][1].value = idh ?? '';
+      if (!same) menus[0][1].value = idh ?? '';
       status.textContent = name;
       paint();
       speak();
@@ -381,7 +382,7 @@ function render({ model, el }) {
   }
   anatomy.onchange = () => say('anatomy', { place: Number(anatomy.value) });
   upload.onchange = () => { send([...upload.files]); upload.value = ''; };
-  path.onchange = () => say('path', { path: path.value });
+  path.onchange = () => { say('path', { path: path.value }); status.textContent = 'Reading the files …'; };
   plane.onchange = () => say('plane', { plane: Number(plane.value) });
   shade.oninput = paint;
   window_.oninput = level.oninput = look;

@@ -317,15 +317,15 @@ class Studio(anywidget.AnyWidget):
         subject = cases[0].load()
         self._case, self._simulated = (subject, to_volume(subject)), False
         areas = np.count_nonzero(self._case[1].tumour, axis=(0, 1)), np.count_nonzero(self._case[1].brain, axis=(0, 1))
-        self._show_plane(int(np.argmax(areas[0] if areas[0].any() else areas[1])))
+        self._show_plane(int(np.argmax(areas[0] if areas[0].any() else areas[1])), opened=True)
 
-    def _show_plane(self, plane: int) -> None:
+    def _show_plane(self, plane: int, opened: bool = False) -> None:
         from mrtutor.data.prepare import cut_planes
 
         subject, volume = self._case
         planes = np.flatnonzero(volume.brain.any(axis=(0, 1)))
         cut = cut_planes(volume, [plane], subject)
-        range_of = {"first": int(planes[0]), "last": int(planes[-1]), "plane": plane}
+        range_of = {"first": int(planes[0]), "last": int(planes[-1]), "plane": plane, "opened": opened}
         self._show_anatomy(cut.images[0], cut.masks[0], f"{subject['subject_id']}, plane {plane}", planes=range_of)
 
 
