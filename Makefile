@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+export OMP_WAIT_POLICY ?= PASSIVE # also where a notebook imports torch before mrtutor, which says why
 PYTHON ?= python3
 PRESET ?= laptop
 WORKERS ?= 2

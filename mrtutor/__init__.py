@@ -9,10 +9,15 @@ What needs torch is imported on first use, so `import mrtutor` is fast.
 Source: Kim et al., *Controllable Text-to-Image Synthesis for Multi-Modality MR Images*, WACV 2024.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mrtutor.vocabulary import IDH, Findings, Modality, sentence
+
+# Threads that wait for others sleep instead of spinning. Beside another busy process, spinning threads take the core
+# from the very thread they wait for (`tests/benchmarks/bench.py threads`). OpenMP reads this when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from mrtutor.data.cohort import Cohort

@@ -1,12 +1,15 @@
 """A browser for attention: word × layer × step over a synthetic picture (H, W); not for diagnosis."""
 
+import base64
+import html
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import ipywidgets as w
 import numpy as np
 
-from mrtutor.apps.studio import picture
+from mrtutor.data.structure import SIZE
 from mrtutor.pipeline.attention import Trace
 from mrtutor.plot import heat
 from mrtutor.vocabulary import Modality
@@ -18,6 +21,14 @@ def stretched(weights: Any) -> np.ndarray:
     """A map (H, W) from its smallest value to its largest as [0, 1]: maps of a small model are nearly flat."""
     weights = np.asarray(weights, np.float64)
     return (weights - weights.min()) / max(float(np.ptp(weights)), 1e-12)
+
+
+def picture(image: np.ndarray, caption: str, alt: str) -> str:
+    """A picture (H, W, 3) in [0, 1] as an HTML figure."""
+    png = cv2.imencode(".png", np.round(image[..., ::-1] * 255).astype(np.uint8))[1]
+    source = base64.b64encode(png.tobytes()).decode()
+    shown = f'<img src="data:image/png;base64,{source}" alt="{html.escape(alt)}" width="{SIZE}" height="{SIZE}">'
+    return f'<figure style="margin:4px">{shown}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
 class AttentionBrowser(w.Box):

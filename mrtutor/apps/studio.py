@@ -1,40 +1,39 @@
-"""The studio: a panel of core ipywidgets that asks for a sequence, shows it, and offers it as a download.
+"""The studio: draw edges and a tumour by hand, and watch four synthetic MR pictures follow; not for diagnosis.
 
-`Studio(pipe)` in the last line of a cell shows the panel; the same object is the page that Voilà serves. Every picture
-is synthetic and not for diagnosis. Texts from outside are escaped, and nothing is loaded from outside.
+`Studio()` in the last line of a cell shows it, and Voilà serves the same object as a page. The page is `studio.js`: one
+module, nothing from outside. It sends the edge map while the hand moves. A thread draws it in a few steps, and when the
+hand rests again with all steps. The newest request wins: one that waits is dropped, and a long one stops.
+
+A message is a dict with "kind", and buffers: see `Studio._heard` for what comes, `Studio._say` for what goes.
 """
 
-import base64
 import html
 import io
 import re
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
-import ipywidgets as w
+import anywidget
 import numpy as np
-import torch
+import traitlets
 from PIL import Image
-from torch import Tensor
 
 from mrtutor.data.cohort import Cohort
 from mrtutor.data.export import NOTICE, save_nifti_slice, save_png
-from mrtutor.data.structure import SIZE, Ellipse, compose_structure, validate_structure
-from mrtutor.pipeline.pipeline import MRPipeline
-from mrtutor.vocabulary import IDH, Findings, Modality, modalities_in, spellings
+from mrtutor.data.structure import SIZE, Ellipse, canny, compose_structure, validate_structure, without_tumour
+from mrtutor.vocabulary import IDH, PARTS, Findings, Modality, modalities_in, spellings
 
-EXAMPLE, ELLIPSE, UPLOAD = "example", "own ellipse", "upload"  # where the edge map comes from
-FORMATS = ("PNG", "BMP", "TIFF", "GIF")  # those that keep pixels as they are
-LIMITS = {  # of the ellipse: least, most, step
-    "x": (40, 215, 1),
-    "y": (30, 225, 1),
-    "width": (8, 120, 1),
-    "height": (8, 120, 1),
-    "angle": (-90, 90, 5),
-    "core": (0, 0.9, 0.1),
-}
+if TYPE_CHECKING:
+    from mrtutor.pipeline.pipeline import MRPipeline
+
+MOST_MB = 64  # of an upload, all files together; the page sends it in pieces
+KEPT = 24  # drawings that can still be downloaded
 _NAMES = sorted((name for m in Modality for name in spellings(m)), key=len, reverse=True)
 _NAME = "|".join(re.sub(r"\\[ -]", "[ -]", re.escape(name)) for name in _NAMES)  # a hyphen is a space
 _MODALITY = re.compile(rf"(?<![\w+-])(?i:{_NAME})(?![\w+-])")
@@ -48,173 +47,303 @@ def four_sentences(text: str) -> dict[Modality, str]:
     return {modality: _MODALITY.sub(modality, " ".join(text.split())) for modality in Modality}
 
 
-def read_upload(content: bytes | memoryview) -> Tensor:
-    """Edge map (1, 1, 256, 256) of the bytes of a picture file (ValueError: no picture, or as `validate_structure`)."""
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            if picture.size != (SIZE, SIZE):  # known before the pixels are unpacked
-                got = f"{picture.width} x {picture.height}"
-                raise ValueError(f"Expected a picture of {SIZE} x {SIZE} pixels, got {got}: resize it.")
-            picture.load()
-            return validate_structure(picture)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        kinds = ", ".join(FORMATS)
-        raise ValueError(f"Cannot read the upload: expected a whole {kinds} file, white lines on black.") from error
-
-
-def picture(image: np.ndarray, caption: str, alt: str = "") -> str:
-    """An image (H, W) or (H, W, 3) in [0, 1] as an HTML figure."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.round(np.asarray(image) * 255).astype(np.uint8)).save(buffer, format="PNG")
-    source, alt = base64.b64encode(buffer.getvalue()).decode(), html.escape(alt or caption)
-    shown = f'<img src="data:image/png;base64,{source}" alt="{alt}" width="{SIZE}" height="{SIZE}">'
-    words = f'<figcaption style="max-width:{SIZE}px;line-height:1.2">{html.escape(caption)}</figcaption>'
-    return f'<figure style="margin:4px">{shown}{words}</figure>'
-
-
 def error(text: str) -> str:
-    """A message in the panel that a screen reader announces."""
+    """A message in place of a page, as HTML."""
     style = "border-left:4px solid #d9822b;background:#fbeedd;padding:6px 10px;line-height:1.3"
     return f'<div role="alert" style="{style}"><b>Not possible.</b> {html.escape(text)}</div>'
 
 
-class Studio(w.Box):
-    """Panel over a pipeline, which draws the pictures.
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What the page asks for: `number` names it, `settings` are one or two pairs (sentence, seed)."""
 
-    The menus write a sentence, which may be changed before drawing. The widgets: idh, sentence, example, source,
-    ellipse (name -> field of `Ellipse`), upload, seed, steps, guidance, draw_button, progress, edges, pictures
-    (modality -> HTML), error, status, download. The exams of `cohort`, default the examples, give the edge maps.
+    number: int
+    edges: np.ndarray  # (256, 256) uint8 of 0 and 255
+    settings: Sequence[tuple[str, int]]
+    steps: int  # of the refined drawing
+    guidance: float  # of the refined drawing
+    rest: bool = True  # the hand rests: the drawing is kept
+    refine: bool = True
+    source: str = ""  # where the edges are from, in words
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """What was drawn: `images` (n settings, 4 modalities, 256, 256) float32 in [0, 1]."""
+
+    request: Request
+    images: np.ndarray
+    steps: int
+    seconds: float
+
+
+class Newest:
+    """A thread that does the newest task; one that waits is dropped, and one that runs may ask whether it is `old`."""
+
+    def __init__(self) -> None:
+        self._change, self._waiting, self._busy = threading.Condition(), None, False
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @property
+    def old(self) -> bool:
+        """Whether a newer task waits for the one that runs."""
+        return self._waiting is not None
+
+    def ask(self, task: Callable[[], object]) -> None:
+        """Do this next."""
+        with self._change:
+            self._waiting = task
+            self._change.notify_all()
+
+    def wait(self) -> None:
+        """Return when nothing runs or waits."""
+        with self._change:
+            self._change.wait_for(lambda: self._waiting is None and not self._busy)
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._busy = False
+                self._change.notify_all()
+                self._change.wait_for(lambda: self._waiting is not None)
+                task, self._waiting, self._busy = self._waiting, None, True
+            task()
+
+
+class _StopDrawingError(Exception):
+    """A newer request waits."""
+
+
+class Studio(anywidget.AnyWidget):
+    """The page over two pipelines: one draws under the hand, the other refines when the hand rests.
+
+    Args:
+        weights: what refines: a pipeline, or what `load_pretrained` takes; a name is loaded while the page opens.
+        cohort: its exams are the anatomies to draw on; default the examples.
+        live: what draws under the hand, as a student of few steps, with its own settings; default `weights` itself.
+        live_steps: its steps under the hand, without guidance, where there is no `live`.
     """
 
-    def __init__(self, pipe: MRPipeline, cohort: Cohort | None = None) -> None:
-        self.pipe, self.cohort = pipe, Cohort.examples() if cohort is None else cohort
-        self.images: dict[Modality, np.ndarray] = {}  # what was drawn last
-        pipe.set_progress_bar_config(disable=True)
-        names = self.cohort.table["subject_id"].unique()
-        self.idh = w.ToggleButtons(options=[(f"IDH {idh}", idh) for idh in IDH], value=IDH.WILD, description="type")
-        self.example = w.Dropdown(options=[(name, self.cohort.row_of(name)) for name in names], description="example")
-        self.sentence = w.Textarea(description="sentence", rows=4)
-        self.source = w.ToggleButtons(options=[EXAMPLE, ELLIPSE, UPLOAD], description="edge map")
-        self.source.style.button_width = "94px"
-        self.ellipse = {}
-        for name, (low, high, step) in LIMITS.items():
-            options = {"value": getattr(Ellipse(), name), "min": low, "max": high, "step": step}
-            self.ellipse[name] = w.BoundedFloatText(description=name, **options)
-        accept = ",".join(f".{kind.lower()}" for kind in FORMATS)
-        self.upload = w.FileUpload(accept=accept, description="Upload an edge map", layout={"width": "auto"})
-        self.seed = w.BoundedIntText(value=0, min=0, max=2**31 - 1, description="seed")
-        self.steps = w.BoundedIntText(value=pipe.sampler.steps, min=1, max=100, description="steps")
-        scale = pipe.sampler.guidance_scale
-        self.guidance = w.BoundedFloatText(value=scale, min=0, max=8, step=0.5, description="guidance")
-        self.draw_button = w.Button(description="Draw", button_style="primary")
-        self.progress = w.IntProgress(value=0, min=0, description="drawing")
-        self.edges, self.error, self.status, self.download = w.HTML(), w.HTML(), w.HTML(), w.HTML()
-        self.pictures = {modality: w.HTML() for modality in Modality}
-        self._fields = w.VBox(list(self.ellipse.values()))
-        asked = [self.example, self.idh, self.sentence, self.source, self._fields, self.upload]
-        asked += [self.seed, self.steps, self.guidance, self.draw_button, self.progress, self.error]
-        asked += [self.status, self.download]
-        wrap = {"flex_flow": "row wrap", "align_items": "flex-start"}
-        pictures = w.Box(list(self.pictures.values()), layout={**wrap, "max_width": "560px"})
-        super().__init__([w.VBox(asked, layout={"width": "340px"}), pictures, self.edges], layout=wrap)
-        for part in (self.idh, self.example):
-            part.observe(self._write_sentence, "value")
-        for part in (self.source, self.example, self.upload, *self.ellipse.values()):
-            part.observe(lambda _: self._told(self.show_edges), "value")
-        self.draw_button.on_click(lambda _: self._told(self.draw))
-        self._write_sentence()
-        self._told(self.show_edges)
+    _esm = Path(__file__).with_name("studio.js")
+    _css = Path(__file__).with_name("studio.css")
+    menus = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self,
+        weights: "MRPipeline | str | Path" = "laptop",
+        cohort: Cohort | None = None,
+        live: "MRPipeline | str | Path | None" = None,
+        live_steps: int = 3,
+    ) -> None:
+        self.cohort = Cohort.examples() if cohort is None else cohort
+        parts = {name: [said[0] for said in words.values()] for name, words in PARTS.items()}
+        exams = self.cohort.table.drop_duplicates("subject_id")
+        anatomies = [f"{exam.subject_id} ({exam.source})" for exam in exams.itertuples()]
+        menus = {"anatomies": anatomies, "words": {"idh": list(IDH), **parts}, "modalities": list(Modality)}
+        super().__init__(menus={**menus, "notice": NOTICE, "megabytes": MOST_MB})
+        self._rows = [self.cohort.row_of(name) for name in exams["subject_id"]]
+        self._asked, self._live_steps = (weights, live), live_steps
+        self._pipes: tuple[MRPipeline, MRPipeline] | None = None
+        self._case: tuple[Any, Any] | None = None  # subject and volume of a real case
+        self._upload: TemporaryDirectory | None = None
+        self._drawings: dict[int, Drawing] = {}
+        self._simulated = False
+        self.worker = Newest()
+        self.on_msg(self._heard)
+        self.worker.ask(self._load)
 
     def __repr__(self) -> str:
         return "The studio, a panel for a running kernel."
 
-    def structure(self) -> Tensor:
-        """The edge map that is asked for, (1, 1, 256, 256) float32 of 0 and 1.
+    def draw(self, request: Request) -> None:
+        """Draw in the thread: in a few steps, and when asked to refine, in all steps as far as nothing newer comes."""
+        self.worker.ask(lambda: self._draw(request))
 
-        ValueError: nothing uploaded yet, a wrong upload, or an ellipse outside the brain.
-        """
-        if self.source.value == UPLOAD:
-            if not self.upload.value:
-                raise ValueError(f"No edge map uploaded yet: choose a picture of {SIZE} x {SIZE} pixels.")
-            return read_upload(self.upload.value[0]["content"])
-        row = self.example.value
-        there = [m for m, known in zip(Modality, self.cohort.available[row], strict=True) if known]
-        edges = self.cohort.structure(row, Modality.T1GD if Modality.T1GD in there else there[0])
-        if self.source.value == ELLIPSE:
-            ellipse = Ellipse(**{name: field.value for name, field in self.ellipse.items()})
-            edges = compose_structure(edges, self.cohort.masks[row], ellipse)
-        return validate_structure(edges)
+    def _heard(self, _widget: object, message: dict[str, Any], buffers: list) -> None:
+        """Answer a message of the page; a mistake of the reader's is said there, not thrown."""
+        answers = {
+            "ready": self._opened,
+            "anatomy": lambda: self._show_row(self._rows[message["place"]]),
+            "words": lambda: self._say("sentence", text=self._sentence(message["words"])),
+            "draw": lambda: self.draw(self._request(message, buffers[0])),
+            "cancel": lambda: self.worker.ask(lambda: None),
+            "zip": lambda: self._say("zip", [_pack(self._drawings[message["number"]])]),
+            "file": lambda: self._take_file(message, bytes(buffers[0])),
+            "path": lambda: self._open_case(Path(message["path"]).expanduser()),
+            "plane": lambda: self._show_plane(message["plane"]),
+        }
+        try:
+            answers[message["kind"]]()
+        except (ValueError, OSError, Image.DecompressionBombError) as problem:
+            self._say("error", text=str(problem), number=message.get("number"))
 
-    def show_edges(self) -> None:
-        """Show the widgets of the chosen source, and the edge map (ValueError: as `structure`)."""
-        self._fields.layout.display = None if self.source.value == ELLIPSE else "none"
-        self.upload.layout.display = None if self.source.value == UPLOAD else "none"
-        self.edges.value = ""
-        if self.source.value != UPLOAD or self.upload.value:
-            edges = self.structure()[0, 0].numpy()
-            self.edges.value = picture(edges, "the edge map: white lines that the model sees")
+    def _say(self, kind: str, buffers: Sequence[bytes] = (), **content: Any) -> None:
+        self.send({"kind": kind, **content}, list(buffers))
 
-    def draw(self) -> dict[Modality, np.ndarray]:
-        """Draw the four modalities that the panel asks for, (256, 256) in [0, 1], all from the same noise.
+    def _opened(self) -> None:
+        self._show_row(self._rows[0])
+        self.worker.ask(self._load)
 
-        ValueError: as `structure` and `four_sentences`; a sentence too long for the text encoder.
-        """
-        structure, sentences = self.structure(), four_sentences(self.sentence.value)
-        seed, steps, scale = self.seed.value, self.steps.value, self.guidance.value
-        self.progress.value, self.progress.max = 0, steps
+    def _load(self) -> None:
+        """Open the weights, once, and say what they can."""
+        from mrtutor.pipeline.pipeline import MRPipeline
+        from mrtutor.pipeline.weights import load_pretrained
 
-        def count(_pipe: MRPipeline, step: int, _t: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
-            self.progress.value = step + 1
+        try:
+            if self._pipes is None:
+                weights, live = (w if isinstance(w, MRPipeline | None) else load_pretrained(w) for w in self._asked)
+                for pipe in filter(None, (weights, live)):
+                    pipe.set_progress_bar_config(disable=True)
+                self._pipes = weights, live or weights
+        except (ValueError, OSError) as problem:
+            self._say("error", text=str(problem), number=None)
+            return
+        sampler = self._pipes[0].sampler
+        self._say("loaded", steps=sampler.steps, guidance=sampler.guidance_scale, findings=self._findings)
+
+    @property
+    def _findings(self) -> bool:
+        return self._pipes is not None and self._pipes[0].config.findings
+
+    def _sentence(self, words: dict[str, int]) -> str:
+        """The sentence of the menus: name -> place in the menu, from 0; what is not said is not there."""
+        said = {name: list(PARTS[name])[place] for name, place in words.items() if name in PARTS}
+        findings = Findings(simulated=self._simulated, **said)
+        return self._pipes[0].sentence(Modality.T1GD, list(IDH)[words["idh"]] if "idh" in words else None, findings)
+
+    def _request(self, message: dict[str, Any], edges: Any) -> Request:
+        """ValueError: an ellipse outside the brain, no edges, or too many."""
+        edges = _bits(np.frombuffer(edges, np.uint8).reshape(SIZE, SIZE))
+        if message["ellipse"]:
+            edges = compose_structure(edges, np.zeros_like(edges), Ellipse(**message["ellipse"]))
+        validate_structure(edges)
+        settings = [(sentence, int(seed)) for sentence, seed in message["settings"]]
+        fields = {name: message[name] for name in ("number", "steps", "guidance", "rest", "refine", "source")}
+        return Request(edges=edges, settings=settings, **fields)
+
+    def _draw(self, request: Request) -> None:
+        """In the thread: the few steps always to their end, the many until something newer waits."""
+        try:
+            if self._pipes is None:
+                self._load()
+            self._show(self._drawn(request, few=True))
+            if request.refine and not self.worker.old:
+                self._show(self._drawn(request, few=False))
+        except _StopDrawingError:
+            self._say("stopped", number=request.number)
+        except (ValueError, OSError, RuntimeError) as problem:  # RuntimeError: out of memory on a GPU
+            self._say("error", text=str(problem), number=request.number)
+
+    def _drawn(self, request: Request, few: bool) -> Drawing:
+        import torch
+
+        refiner, live = self._pipes
+        pipe, options = refiner, {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
+        if few:
+            pipe = live
+            options = {} if live is not refiner else {"num_inference_steps": self._live_steps, "guidance_scale": 1.0}
+        steps, start = options.get("num_inference_steps", pipe.sampler.steps), perf_counter()
+
+        def stepped(_pipe: object, step: int, _time: object, state: dict) -> dict:
+            if self.worker.old and not few:
+                raise _StopDrawingError
+            left = (perf_counter() - start) / (step + 1) * (steps - step - 1)
+            self._say("progress", number=request.number, done=(step + 1) / steps, left=left)
             return state
 
-        images = self.pipe(
-            list(sentences.values()),
-            structure if self.pipe.method.takes_structure else None,
-            generator=[torch.Generator().manual_seed(seed) for _ in sentences],
-            num_inference_steps=steps,
-            guidance_scale=scale,
-            callback_on_step_end=count,
+        settings = [(four_sentences(text).values(), seed) for text, seed in request.settings]
+        images = pipe(
+            [sentence for sentences, _ in settings for sentence in sentences],
+            request.edges if pipe.method.takes_structure else None,
+            generator=[torch.Generator().manual_seed(seed) for sentences, seed in settings for _ in sentences],
+            callback_on_step_end=stepped,
             output_type="np",
+            **options,
         ).images
-        self.images = dict(zip(sentences, images, strict=True))
-        for modality, image in self.images.items():
-            alt = f"{sentences[modality]} ({NOTICE})"
-            self.pictures[modality].value = picture(image, f"{modality}, synthetic", alt)
-        asked = {"Seed": str(seed), "Steps": str(steps), "Guidance scale": f"{scale:g}", "Edge map": self._edge_words()}
-        drawn = html.escape(", ".join(f"{name.lower()} {value}" for name, value in asked.items()))
-        self.status.value = f'<div role="status">Drawn: {drawn}. {NOTICE}.</div>'
-        self.download.value = _link(self.images, sentences, asked)
-        return self.images
+        images = images.reshape(len(settings), len(Modality), SIZE, SIZE)
+        return Drawing(request, images, steps, perf_counter() - start)
 
-    def _write_sentence(self, _: object = None) -> None:
-        findings = Findings(simulated=self.cohort.findings(self.example.value).simulated)
-        self.sentence.value = self.pipe.sentence(Modality.T1GD, self.idh.value, findings)
+    def _show(self, drawing: Drawing) -> None:
+        number = drawing.request.number
+        if drawing.request.rest:
+            self._drawings[number] = drawing
+            for old in sorted(self._drawings)[:-KEPT]:
+                del self._drawings[old]
+        greys = np.round(drawing.images * 255).astype(np.uint8).tobytes()
+        self._say("drawn", [greys], number=number, steps=drawing.steps, seconds=drawing.seconds)
 
-    def _edge_words(self) -> str:
-        if self.source.value == UPLOAD:
-            return "uploaded"
-        fields = ", ".join(f"{name} {field.value:g}" for name, field in self.ellipse.items())
-        return f"{self.example.label}, {fields}" if self.source.value == ELLIPSE else self.example.label
+    def _show_row(self, row: int) -> None:
+        """An exam of the cohort as anatomy."""
+        self._case, idh = None, self.cohort.idh(row)
+        self._simulated = self.cohort.findings(row).simulated
+        name = self.cohort.table["subject_id"].iat[row]
+        self._show_anatomy(self.cohort.images[row], self.cohort.masks[row], name, idh=idh and list(IDH).index(idh))
 
-    def _told(self, task: Callable[[], object]) -> None:
-        """Run a task of the panel; a mistake of the reader's is said in the panel, not thrown."""
-        self.draw_button.disabled, self.error.value = True, ""
-        try:
-            task()
-        except (ValueError, OSError, RuntimeError) as problem:  # RuntimeError: out of memory on a GPU
-            self.error.value = error(str(problem))
-        finally:
-            self.draw_button.disabled = False
+    def _show_anatomy(self, images: np.ndarray, mask: np.ndarray, name: str, **about: Any) -> None:
+        """T1Gd, or the next sequence there is, of (4, 256, 256) uint8; its edges; and these without its tumour."""
+        order = [2, 0, 1, 3]
+        picture = np.asarray(images[next((channel for channel in order if images[channel].any()), 2)])
+        edges = canny(picture)
+        emptied = without_tumour(edges, mask) if edges.any() else edges
+        self._say("anatomy", [np.stack([picture, edges, emptied]).tobytes()], name=name, **about)
+
+    def _take_file(self, message: dict[str, Any], piece: bytes) -> None:
+        """A piece of an upload; after the last one the files are opened."""
+        if message["first"]:
+            self._upload = TemporaryDirectory(ignore_cleanup_errors=True)
+        folder = Path(self._upload.name)
+        path = folder / Path(message["name"]).name
+        if sum(file.stat().st_size for file in folder.iterdir()) + len(piece) > MOST_MB * 2**20:
+            raise ValueError(f"Expected {MOST_MB} MB at most, got more: give the path of the folder instead.")
+        with open(path, "ab") as file:
+            file.write(piece)
+        if not message["last"]:
+            return
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            self._open_case(folder)
+        else:
+            edges = _bits(validate_structure(path)[0, 0].numpy())
+            self._case = None
+            self._say("anatomy", [np.stack([edges * 0, edges, edges]).tobytes()], name=path.name)
+
+    def _open_case(self, folder: Path) -> None:
+        """A real case, from its folder (ValueError: none, or several, or one that cannot be read)."""
+        from mrtutor.data.prepare import to_volume
+        from mrtutor.data.sources import find_cases
+
+        cases = find_cases([folder], segmentation=False)
+        if len(cases) != 1:
+            raise ValueError(f"Expected one case in {folder}, found {len(cases)}: name the folder of one of them.")
+        subject = cases[0].load()
+        self._case, self._simulated = (subject, to_volume(subject)), False
+        areas = np.count_nonzero(self._case[1].tumour, axis=(0, 1)), np.count_nonzero(self._case[1].brain, axis=(0, 1))
+        self._show_plane(int(np.argmax(areas[0] if areas[0].any() else areas[1])), opened=True)
+
+    def _show_plane(self, plane: int, opened: bool = False) -> None:
+        from mrtutor.data.prepare import cut_planes
+
+        subject, volume = self._case
+        planes = np.flatnonzero(volume.brain.any(axis=(0, 1)))
+        cut = cut_planes(volume, [plane], subject)
+        range_of = {"first": int(planes[0]), "last": int(planes[-1]), "plane": plane, "opened": opened}
+        self._show_anatomy(cut.images[0], cut.masks[0], f"{subject['subject_id']}, plane {plane}", planes=range_of)
 
 
-def _link(images: dict[Modality, np.ndarray], sentences: dict[Modality, str], asked: dict[str, str]) -> str:
-    """A link to a zip of PNG and NIfTI of the pictures, each marked as synthetic; it is in the page itself."""
+def _bits(edges: np.ndarray) -> np.ndarray:
+    return np.where(edges > 0, 255, 0).astype(np.uint8)
+
+
+def _pack(drawing: Drawing) -> bytes:
+    """A zip of PNG and NIfTI of all pictures, each marked as synthetic, and the edge map."""
+    request, packed = drawing.request, io.BytesIO()
     with TemporaryDirectory() as folder:
         files = Path(folder) / "files"
-        for modality, image in images.items():
-            stem = f"{files}/{modality}_synthetic"
-            save_png(image, f"{stem}.png", Prompt=sentences[modality], **asked)
-            save_nifti_slice(image, f"{stem}.nii.gz")
-        packed = Path(shutil.make_archive(f"{folder}/all", "zip", files)).read_bytes()
-    source = f"data:application/zip;base64,{base64.b64encode(packed).decode()}"
-    return f'<a download="synthetic_seed{asked["Seed"]}.zip" href="{source}">Download PNG and NIfTI</a>'
+        save_png(request.edges, files / "edge_map.png")
+        for place, ((text, seed), images) in enumerate(zip(request.settings, drawing.images, strict=True)):
+            start = f"{'AB'[place]}_" if len(request.settings) > 1 else ""
+            for (modality, sentence), image in zip(four_sentences(text).items(), images, strict=True):
+                about = {"Prompt": sentence, "Seed": str(seed), "Steps": str(drawing.steps), "Edge map": request.source}
+                save_png(image, files / f"{start}{modality}_synthetic.png", **about)
+                save_nifti_slice(image, files / f"{start}{modality}_synthetic.nii.gz")
+        packed.write(Path(shutil.make_archive(f"{folder}/all", "zip", files)).read_bytes())
+    return packed.getvalue()

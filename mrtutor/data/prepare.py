@@ -96,7 +96,7 @@ def prepare_subject(subject: tio.Subject) -> PreparedSlices:
     volume = to_volume(subject)
     areas = (np.count_nonzero(values, axis=(0, 1)) * SPACING_MM**2 for values in (volume.tumour, volume.brain))
     step_mm = float(np.linalg.norm(volume.affine[:3, 2]))
-    return _cut(volume, choose_planes(*areas, step_mm), subject)
+    return cut_planes(volume, choose_planes(*areas, step_mm), subject)
 
 
 def prepare_slice(subject: tio.Subject, index: int | None = None) -> PreparedSlices:
@@ -111,7 +111,7 @@ def prepare_slice(subject: tio.Subject, index: int | None = None) -> PreparedSli
     if index not in planes:
         what = "No tumour labelled" if index is None else f"No brain in plane {index}"
         raise ValueError(f"{what}: choose a plane from {planes[0]} (the lowest) to {planes[-1]}.")
-    return _cut(volume, [index], subject)
+    return cut_planes(volume, [index], subject)
 
 
 def describe(mask: np.ndarray, brain: np.ndarray, simulated: bool = False, regions: bool = True) -> Findings:
@@ -305,7 +305,7 @@ def choose_planes(tumour_px: np.ndarray, brain_px: np.ndarray, step_mm: float = 
     return sorted([*shown, *free[: round(FREE_SHARE * len(shown))]])
 
 
-def _cut(volume: Volume, planes: list[int], subject: tio.Subject) -> PreparedSlices:
+def cut_planes(volume: Volume, planes: list[int], subject: tio.Subject) -> PreparedSlices:
     """Cut, resize and describe the chosen planes of a volume."""
     x0, y0 = (_window_start(volume.brain.any(axis=axes)) for axes in ((1, 2), (0, 2)))
     images = np.zeros((len(planes), len(volume.images), SIZE, SIZE), np.uint8)

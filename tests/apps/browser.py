@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import psutil
@@ -24,6 +26,7 @@ NEEDS_BROWSER = pytest.mark.skipif(not THERE, reason="needs Chromium, voila and 
 OPTIONS = """--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --window-size=1366,768
     --remote-debugging-port=0 --remote-allow-origins=*"""
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+TOKEN = secrets.token_hex(8)
 KEYS = {"Enter": 13, "ArrowLeft": 37}
 
 
@@ -33,11 +36,16 @@ class Page:
     def __init__(self, address: str) -> None:
         from websocket import create_connection
 
+        self._address, self._last = address, 0
         self._socket = create_connection(address, timeout=60, suppress_origin=True)
-        self._last = 0
         self.events: list[dict[str, Any]] = []
         for domain in ("Page", "Runtime", "Network", "Accessibility"):
             self.send(f"{domain}.enable")
+
+    def another(self) -> "Page":
+        """Another tab of the same browser."""
+        target = self.send("Target.createTarget", url="about:blank", newWindow=True)["targetId"]
+        return Page(f"{self._address.rpartition('/')[0]}/{target}")
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the protocol; events that come meanwhile are kept."""
@@ -67,6 +75,29 @@ class Page:
         text = {"Enter": "\r"}.get(key, "" if key in KEYS else key)
         self.send("Input.dispatchKeyEvent", type="keyDown", **about, **({"text": text} if text else {}))
         self.send("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    def click(self, words: str) -> None:
+        """Click the button with these words, as soon as it can be."""
+        button = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {words!r})"
+        self.wait(f"{button} && !{button}.disabled")
+        self.run(f"{button}.click()")
+
+    def drag(self, selector: str, points: list[tuple[float, float]], pause: float = 0.0) -> None:
+        """Press the pointer on an element at the first of `points`, shares of its sides; move it, and let it go."""
+        box = f"document.querySelector({selector!r}).getBoundingClientRect()"
+        left, top, width, height = self.run(
+            f"(() => {{ const b = {box}; return [b.left, b.top, b.width, b.height] }})()"
+        )
+        kinds = ["mousePressed", *["mouseMoved"] * (len(points) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*points, points[-1]], strict=True):
+            where = {"x": left + x * width, "y": top + y * height, "button": "left", "clickCount": 1}
+            self.send("Input.dispatchMouseEvent", type=kind, buttons=int(kind != "mouseReleased"), **where)
+            time.sleep(pause)
+
+    def choose_files(self, selector: str, *paths: Path) -> None:
+        """Choose files in an upload box."""
+        found = self.send("Runtime.evaluate", expression=f"document.querySelector({selector!r})")["result"]["objectId"]
+        self.send("DOM.setFileInputFiles", files=[str(path) for path in paths], objectId=found)
 
     def nameless(self) -> list[str]:
         """Roles of what the keyboard reaches and a screen reader has no name for."""
@@ -107,6 +138,7 @@ def visit(notebook: str, variables: Mapping[str, str], folder: Path) -> Iterator
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     voila = [sys.executable, "-m", "voila", ROOT / "notebooks" / notebook, "--no-browser", f"--port={port}"]
+    voila += [f"--Voila.token={TOKEN}"]
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_PATH": str(ROOT / "notebooks")}
     chromium = [BROWSER, *OPTIONS.split(), NO_NETWORK, f"--user-data-dir={folder}/profile", "about:blank"]
     debugging, started = folder / "profile/DevToolsActivePort", _started(voila, _listening, {**own, **variables})
@@ -114,7 +146,21 @@ def visit(notebook: str, variables: Mapping[str, str], folder: Path) -> Iterator
         assert _listening(server) == {"127.0.0.1"}
         tab = Request(f"http://127.0.0.1:{debugging.read_text().split()[0]}/json/new?about:blank", method="PUT")
         with urlopen(tab, timeout=30) as answer:
-            yield Page(json.load(answer)["webSocketDebuggerUrl"]), f"http://127.0.0.1:{port}/", server
+            yield Page(json.load(answer)["webSocketDebuggerUrl"]), f"http://127.0.0.1:{port}/?token={TOKEN}", server
+
+
+def kernels(server: psutil.Process) -> list[psutil.Process]:
+    """Kernels of a server that live."""
+    return [child for child in server.children(recursive=True) if "ipykernel" in " ".join(child.cmdline())]
+
+
+def answer_of(address: str, host: str | None = None) -> tuple[int, str]:
+    """Status and text of a page, asked for under another name of the machine."""
+    try:
+        with urlopen(Request(address, headers={"Host": host} if host else {}), timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, ""
 
 
 def _listening(process: psutil.Process) -> set[str]:

@@ -20,7 +20,7 @@ from mrtutor.apps import reader_study
 from mrtutor.apps.reader_study import PAIRS, SIDES, Session, Study, choose_partners, create_study, served
 from mrtutor.apps.study_page import StudyPage
 from mrtutor.vocabulary import IDH, Modality
-from tests.apps.browser import NEEDS_BROWSER, ROOT, Page, visit
+from tests.apps.browser import NEEDS_BROWSER, ROOT, Page, answer_of, kernels, visit
 
 N = 6
 PICTURE = r"base64,[A-Za-z0-9+/=]+"
@@ -290,7 +290,7 @@ def enter(page: Page, address: str, code: str) -> None:
 
 
 @NEEDS_BROWSER
-def test_keys_clicks_a_dead_kernel_and_a_phone(tmp_path: Path) -> None:
+def test_two_readers_keys_clicks_a_dead_kernel_and_a_phone(tmp_path: Path) -> None:
     study = tiny_study(tmp_path / "study", 2)
     with visit("reader_study.ipynb", {"MRTUTOR_STUDY": str(study.folder)}, tmp_path) as (anna, address, voila):
         enter(anna, address, "anna")
@@ -306,7 +306,15 @@ def test_keys_clicks_a_dead_kernel_and_a_phone(tmp_path: Path) -> None:
         assert anna.nameless() == []
         anna.key("Enter")
         says(anna, "Question 2 of 2")
-        next(p for p in voila.children(recursive=True) if "ipykernel" in " ".join(p.cmdline())).kill()
+        anna.key("Enter")
+        bela = anna.another()
+        enter(bela, address, "anna")
+        says(bela, "taken")
+        enter(bela, address, "bela")
+        says(bela, "I agree")
+        assert len(kernels(voila)) == 2, "one for each page that is open"
+        for kernel in kernels(voila):
+            kernel.kill()
         enter(anna, address, code)
         says(anna, "1 answers")
         anna.key("Enter")
@@ -326,4 +334,7 @@ def test_keys_clicks_a_dead_kernel_and_a_phone(tmp_path: Path) -> None:
                 anna.key(key)
         says(anna, "Thank you")
         assert anna.loaded_from_outside() == 0
-    assert reader_study.read_results(study.folder)["said"].tolist() == ["left", "right", "wild", "wild"]
+        assert "Your code" not in answer_of(address.split("?")[0])[1], "no token, no page"
+    results = reader_study.read_results(study.folder)
+    assert results.loc[results["reader"] == "anna", "said"].tolist() == ["left", "right", "wild", "wild"]
+    assert set(results["reader"]) == {"anna", "bela"}
