@@ -71,7 +71,7 @@ instructor: $(READY)  ## chapters with outputs, solutions and times, in outputs/
 	@touch $@
 
 book: .venv-book/.ready  ## chapters and pages as a static site, in outputs/book
-	@.venv-book/bin/sphinx-build -q -j auto -c book -d .venv-book/doctrees . .venv-book/html
+	@.venv-book/bin/sphinx-build -q -c book -d .venv-book/doctrees . .venv-book/html
 	@mkdir -p outputs && rm -rf outputs/book && cp -r .venv-book/html outputs/book
 	@echo "Open outputs/book/index.html in a browser, or put the folder on any web server."
 
