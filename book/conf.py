@@ -10,5 +10,5 @@ suppress_warnings = ["myst.xref_missing"]  # links to folders
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 html_theme = "sphinx_book_theme"
-html_theme_options = {"navbar_persistent": [], "show_toc_level": 2}
+html_theme_options = {"navbar_persistent": [], "extra_footer": "Synthetic and simulated pictures. Not for diagnosis."}
 html_static_path = html_css_files = ["style.css"]
