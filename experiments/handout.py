@@ -16,9 +16,11 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from experiments import pages
 from mrtutor.files import CHECKSUMS, replace_folder, sha256, write_checksums, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+COURSE_LINK = re.compile(r"\[([^\[\]]*)\]\(\.\./mrtutor/[^)]*\)")  # leads nowhere from a copy
 SOLUTION_LINK = re.compile(r"\[[^\]]*\]\((?:\.\./)?solutions/[^)]*\)")
 
 
@@ -32,7 +34,7 @@ def blank(book: NotebookNode) -> NotebookNode:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         elif cell.cell_type == "markdown":
-            cell.source = SOLUTION_LINK.sub("your lecturer's copy", cell.source)
+            cell.source = COURSE_LINK.sub(r"\1", SOLUTION_LINK.sub("your lecturer's copy", cell.source))
     return clean
 
 
@@ -54,41 +56,30 @@ def student(root: Path, folder: Path) -> None:
 def instructor(root: Path, folder: Path) -> None:
     """Write the lecturers' copy into an empty folder."""
     for path in [*chapters(root), *(root / "notebooks").glob("README.md")]:
-        shutil.copy(path, folder / path.name)
+        write_text(folder / path.name, COURSE_LINK.sub(r"\1", path.read_text(encoding="utf-8")))
     for name in ("figures", "solutions"):
         _copy_folder(root / "notebooks" / name, folder / name)
     write_text(folder / "times.md", times(root))
 
 
 def times(root: Path) -> str:
-    """Markdown table: exercises of each chapter, and what its last run and that of its solutions took here."""
+    """Markdown table: exercises of each chapter, and the time that its last full run and that of its solutions took."""
     lines = [
         "# Times",
         "",
-        "Runs on this machine by `make notebooks` or `python -m experiments.chapters`, with the preset they ran in.",
+        "Processor time on one core, as `make notebooks` recorded it last, with each chapter's own parameters.",
         "",
-        "| chapter | exercises | last run here | last run of the solutions |",
+        "| chapter | exercises | chapter | solutions |",
         "|---|---|---|---|",
     ]
-    copies = root / "outputs/notebooks"
     for path in chapters(root):
         cells = nbformat.read(path, as_version=4).cells
-        exercises = next((cell.source for cell in cells if cell.source.startswith("## Exercises")), "")
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        exercises = text.partition("## Exercises")[2].partition("\n## ")[0]
         count = len(re.findall(r"^\d+\. ", exercises, flags=re.M))
-        ran, solved = last_run(copies / path.name), last_run(copies / "solutions" / path.name)
-        lines.append(f"| {path.stem} | {count} | {ran} | {solved} |")
+        took = [pages.cell("chapters", name, "cpu_seconds") for name in (path.stem, f"solutions/{path.stem}")]
+        lines.append(f"| {path.stem} | {count} | {' | '.join(took)} |")
     return "\n".join(lines) + "\n"
-
-
-def last_run(executed: Path) -> str:
-    """Seconds and preset of an executed copy; "not run" without one, "failed" where it ended in an error."""
-    if not executed.is_file():
-        return "not run"
-    ran = nbformat.read(executed, as_version=4).metadata.get("papermill", {})
-    if ran.get("exception") or ran.get("duration") is None:
-        return "failed"
-    preset = ran.get("parameters", {}).get("preset", "its own parameters")
-    return f"{ran['duration']:.0f} s ({preset})"
 
 
 def changed_files(folder: Path) -> list[str]:
