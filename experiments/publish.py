@@ -17,7 +17,6 @@ from experiments.chapters import ROOT, chapters, setup
 from mrtutor.files import write_text
 
 BADGES = re.compile(r"^\[`open in (?:Colab|Binder)`\]\(.*\n\n", flags=re.M)
-SETUP_CELL = re.compile(r'^address = "[^"]*"', flags=re.M)
 GITHUB = "https://github.com/"
 
 
@@ -43,19 +42,16 @@ def publish(address: str, root: Path = ROOT) -> None:
     """
     address = address.strip().rstrip("/").removesuffix(".git")
     if not re.fullmatch(r"https://[\w.-]+(?:/[\w.~-]+)+", address):
-        raise ValueError(
-            f"Expected the public address of the repository, got {address or 'nothing'}: "
-            "make publish ADDRESS=https://github.com/OWNER/mrtutor"
-        )
+        advice = "make publish ADDRESS=https://github.com/OWNER/mrtutor"
+        raise ValueError(f"Expected the public address of the repository, got {address or 'nothing'}: {advice}")
     for path in chapters(root):
         book = nbformat.read(path, as_version=4)
         book.cells[0].source = stamped(book.cells[0].source, badges(address, path.relative_to(root).as_posix()))
-        cell = next(cell for cell in book.cells if cell.cell_type == "code" and SETUP_CELL.search(cell.source))
-        cell.source = setup(address)
+        [cell for cell in book.cells if cell.cell_type == "code"][1].source = setup(address)
         write_text(path, nbformat.writes(book) + "\n")
     readme, citation = root / "README.md", root / "CITATION.cff"
-    line = badges(address, "notebooks/00_quickstart.ipynb")
-    write_text(readme, stamped(readme.read_text(encoding="utf-8"), line))
+    first = badges(address, "notebooks/00_quickstart.ipynb")
+    write_text(readme, stamped(readme.read_text(encoding="utf-8"), first))
     kept = re.sub(r"^repository-code:.*\n", "", citation.read_text(encoding="utf-8"), flags=re.M)
     write_text(citation, re.sub(r"^(license: .*\n)", rf"\1repository-code: {address}\n", kept, flags=re.M))
 
