@@ -13,7 +13,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RUNNER := $(BIN)/python -m experiments.chapters
 
-.PHONY: help run test simulate train notebooks pages studio reader-study student instructor lint clean
+.PHONY: help run test simulate train notebooks pages studio reader-study student instructor book publish lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -65,11 +65,25 @@ student: $(READY)  ## chapters without outputs and solutions, in outputs/student
 instructor: $(READY)  ## chapters with outputs and solutions, in outputs/instructor
 	@$(BIN)/python -m experiments.handout instructor
 
+# The site has packages of its own, which come only when somebody asks for it.
+.venv-book/.ready: book/requirements.txt
+	$(PYTHON) -m venv .venv-book
+	.venv-book/bin/pip install --disable-pip-version-check -r $<
+	@touch $@
+
+book: .venv-book/.ready  ## chapters and pages as a static site, in outputs/book
+	@.venv-book/bin/sphinx-build -q -c book -d .venv-book/doctrees . .venv-book/html
+	@mkdir -p outputs && rm -rf outputs/book && cp -r .venv-book/html outputs/book
+	@echo "Open outputs/book/index.html in a browser, or put the folder on any web server."
+
+publish: $(READY)  ## ADDRESS=https://…: write the repository's public address into chapters, README and CITATION.cff
+	@$(BIN)/python -m experiments.publish "$(ADDRESS)"
+
 lint: $(READY)  ## mend what ruff can mend, report the rest
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 clean:  ## remove the environment and caches; outputs/ stays
-	@rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv .venv-book .pytest_cache .ruff_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@echo "Removed .venv and caches; outputs/ is untouched."
+	@echo "Removed the environments and caches; outputs/ is untouched."

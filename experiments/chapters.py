@@ -14,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -42,10 +43,26 @@ execute_notebook(source, copy, json.loads(parameters), **options)
 """
 SMOKE_LIMIT_S = 300.0
 FULL_LIMIT_S = 3 * 3600.0
-SETUP = """import importlib.util
 
-if importlib.util.find_spec("mrtutor") is None:  # alone, as on Colab: put the git address of the course here
-    %pip install -q git+ADDRESS"""
+
+def setup(address: str) -> str:
+    """Source of every chapter's setup cell; `make publish` writes the address of the course's repository into it."""
+    return f"""import importlib.util
+
+# Where the course is not installed, as on Colab: the https address of its repository.
+address = "{address}"
+if importlib.util.find_spec("mrtutor") is None:
+    assert address, "Set address, above, to the https address of this course's repository."
+    %pip install -q git+{{address}}"""
+
+
+def published(root: Path = ROOT) -> str:
+    """Address that `make publish` stamped last; empty before."""
+    found = re.search(r"^repository-code: (\S+)$", (root / "CITATION.cff").read_text(encoding="utf-8"), flags=re.M)
+    return found[1] if found else ""
+
+
+SETUP = setup(published())
 
 
 @dataclass(frozen=True)
@@ -58,9 +75,9 @@ class Run:
     error: str | None  # the end of what the chapter said before it failed
 
 
-def chapters() -> list[Path]:
+def chapters(root: Path = ROOT) -> list[Path]:
     """Chapters in order, then their solutions."""
-    folder = ROOT / "notebooks"
+    folder = root / "notebooks"
     return sorted(folder.glob("[0-9][0-9]_*.ipynb")) + sorted((folder / "solutions").glob("*.ipynb"))
 
 

@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 from mrtutor.files import CHECKSUMS, replace_folder, sha256, write_checksums, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+COURSE_LINK = re.compile(r"\[([^\[\]]*)\]\(\.\./mrtutor/[^)]*\)")  # leads nowhere from a copy
 SOLUTION_LINK = re.compile(r"\[[^\]]*\]\((?:\.\./)?solutions/[^)]*\)")
 
 
@@ -32,7 +33,7 @@ def blank(book: NotebookNode) -> NotebookNode:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         elif cell.cell_type == "markdown":
-            cell.source = SOLUTION_LINK.sub("your lecturer's copy", cell.source)
+            cell.source = COURSE_LINK.sub(r"\1", SOLUTION_LINK.sub("your lecturer's copy", cell.source))
     return clean
 
 
@@ -54,7 +55,7 @@ def student(root: Path, folder: Path) -> None:
 def instructor(root: Path, folder: Path) -> None:
     """Write the lecturers' copy into an empty folder."""
     for path in [*chapters(root), *(root / "notebooks").glob("README.md")]:
-        shutil.copy(path, folder / path.name)
+        write_text(folder / path.name, COURSE_LINK.sub(r"\1", path.read_text(encoding="utf-8")))
     for name in ("figures", "solutions"):
         _copy_folder(root / "notebooks" / name, folder / name)
 

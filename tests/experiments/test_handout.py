@@ -10,13 +10,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from experiments.handout import ROOT, blank, chapters, main
 
 
-def _chapter(path: Path, **papermill: object) -> None:
+def _chapter(path: Path) -> None:
     ran = new_code_cell("print(1)", execution_count=1, metadata={"execution": {"iopub.execute_input": "today"}})
     ran.outputs = [new_output("stream", text="1\n")]
     exercises = "## Exercises\nAnswers are in [solutions/03_noise.ipynb](solutions/03_noise.ipynb).\n\n1. One.\n2. Two."
     cells = [new_markdown_cell("# 3 · Noise"), ran, new_markdown_cell(exercises), new_code_cell("level = 0.5  # yours")]
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=cells, metadata={"papermill": {"duration": 1} | papermill}), path)
+    nbformat.write(new_notebook(cells=cells, metadata={"papermill": {"duration": 1}}), path)
 
 
 @pytest.fixture
@@ -48,6 +48,15 @@ def test_lecturers_get_outputs_and_solutions(course: Path) -> None:
     out = course / "outputs/instructor"
     assert nbformat.read(out / "03_noise.ipynb", as_version=4).cells[1].outputs
     assert (out / "solutions/03_noise.ipynb").is_file() and (out / "README.md").is_file()
+
+
+@pytest.mark.parametrize("whom", ["student", "instructor"])
+def test_no_link_of_a_real_copy_leads_nowhere(whom: str, tmp_path: Path) -> None:
+    assert main([whom, "--out", str(tmp_path / whom)]) == 0
+    for path in (tmp_path / whom).rglob("*.ipynb"):
+        text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+        links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not link.startswith("https:")]
+        assert not [link for link in links if not (path.parent / link).exists()], path.name
 
 
 def test_a_second_time_replaces_the_first(course: Path) -> None:
