@@ -87,7 +87,7 @@ def threads(weights: str, repeats: int) -> dict[str, list[float]]:
     code, seconds = SEQUENCE.format(weights=weights, repeats=repeats), {"ours": [], "OpenMP's default": []}
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
-            for _ in range(3):
+            for _ in range(2):
                 for name, first in zip(seconds, ("", "import torch"), strict=True):
                     command = [sys.executable, "-c", first + code]
                     said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
