@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from experiments.tables import keep
+from experiments.tables import autoencoder_figures, keep
 from mrtutor import plot
 from mrtutor.data.cohort import Cohort, choose_rows
 from mrtutor.data.structure import canny
@@ -52,7 +52,7 @@ def compare(images: np.ndarray, truth: np.ndarray, masks: np.ndarray, specs: lis
     patients, found = np.array([spec.patient for spec in specs]), []
     contrast, true_contrast = (distances.lesion_contrast(one, masks) for one in (images, truth))
     sharp, true_sharp = distances.sharpness(images), distances.sharpness(truth)
-    correlation = sequence.each(sequence.ncc, images, truth, brains)
+    correlation, pooled = sequence.each(sequence.ncc, images, truth, brains), {"truth_ncc": [], "edge_f1": []}
     for m, modality in enumerate(Modality):
         there = sequence.present(truth[:, m])
         ill = np.isfinite(contrast[:, m]) & np.isfinite(true_contrast[:, m])
@@ -71,10 +71,13 @@ def compare(images: np.ndarray, truth: np.ndarray, masks: np.ndarray, specs: lis
             "edge_f1": estimate(edges, whose),
         }
         found += [{"metric": name, "group": str(modality), **vars(value)} for name, value in values.items()]
+        for name, each in {"truth_ncc": correlation[there, m], "edge_f1": edges}.items():
+            pooled[name] += zip(each, whose, strict=True)
         pair = contrast[ill, m], true_contrast[ill, m]
         numbers = {"value": float(np.corrcoef(*pair)[0, 1]), "n": int(ill.sum()), "patients": len(set(patients[ill]))}
         found.append({"metric": "lesion_contrast_r", "group": str(modality), **numbers})
-    return found
+    means = {name: estimate(*zip(*pairs, strict=True)) for name, pairs in pooled.items()}
+    return found + [{"metric": name, "group": "mean", **vars(value)} for name, value in means.items()]
 
 
 def main(
@@ -94,8 +97,10 @@ def main(
     for name, folder in (one.split("=", 1) for one in model):
         pipe = load_pretrained(folder)
         images = draw(pipe, specs)
-        decoded = np.round(255 * distances.reconstruct_slices(pipe.autoencoder, truth)).astype(np.uint8)
-        about = {"experiment": "likeness", "cohort": "real", "seed": seed, "weights": weights_key(pipe)}
+        decoded = distances.reconstruct_slices(pipe.autoencoder, truth)
+        about = {"cohort": "real", "seed": seed, "weights": weights_key(pipe)}
+        keep(autoencoder_figures(truth, decoded, np.array([spec.patient for spec in specs]), **about))
+        decoded, about["experiment"] = np.round(255 * decoded).astype(np.uint8), "likeness"
         for who, pictures in {name: images, "autoencoder": decoded, "truth": truth}.items():
             keep(Figure(model=who, **figures, **about) for figures in compare(pictures, truth, masks, specs))
         lines = {}

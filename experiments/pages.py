@@ -167,8 +167,8 @@ LIKENESS = {
     "median_difference": "median grey value, less the true one",
 }
 SOURCES = {
-    "paper": "paper's network",
-    "D": "first weights (D)",
+    "D": "shipped (D)",
+    "paper": "paper's network, in training",
     "autoencoder": "autoencoder alone",
     "truth": "true slices",
 }
