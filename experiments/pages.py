@@ -257,7 +257,7 @@ def teaching() -> str:
     """The lecturers' table: chapter, what it needs, minutes; from the chapters' own fact tables."""
     rows = []
     for path, title in lessons():
-        facts = nbformat.read(path, as_version=4).cells[1].source
+        facts = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells[:3])
         needs = re.search(r"Needs\**\s*\|\s*(.+?)\s*\|", facts)
         link = f"[{path.stem[:2]}](notebooks/{path.name})"
         rows.append([link, title, needs[1] if needs else "", _minutes(path.stem)])
