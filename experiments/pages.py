@@ -167,9 +167,9 @@ LIKENESS = {
     "median_difference": "median grey value, less the true one",
 }
 SOURCES = {
-    "D": "shipped (D)",
-    "paper": "paper's network, in training",
-    "autoencoder": "autoencoder alone",
+    "D": "`laptop` (D)",
+    "paper": "`laptop-real` (paper)",
+    "autoencoder": "its autoencoder alone",
     "truth": "true slices",
 }
 
