@@ -83,6 +83,10 @@ def ship(pipe: MRPipeline, folder: str | Path, card: str | None = None, training
             raise ValueError(f"A weight of {name} is NaN or beyond float16: go back to an earlier checkpoint.")
     with files.replace_folder(folder) as temporary:
         MRPipeline(**parts, **pipe.parameters).save_pretrained(temporary, safe_serialization=True)
+        for path in temporary.glob("*/*.json"):  # diffusers notes where a part was opened: a path of this machine
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("_name_or_path", None):
+                files.write_json(path, content)
         files.write_json(temporary / TRAINING, dict(training or {}))
         if card is not None:
             files.write_text(temporary / "README.md", card)

@@ -47,6 +47,14 @@ def test_what_is_shipped_is_what_is_loaded(saved):
     assert training_of(saved) == TRAINED and (saved / "README.md").read_text() == "# card"
 
 
+def test_what_is_shipped_does_not_say_where_it_lay(saved, tmp_path):
+    pipe = load_pretrained(saved, device="cpu")
+    assert pipe.unet.config._name_or_path.startswith(str(saved)), "diffusers notes it no more: drop the cure in `ship`"
+    again = ship(pipe, tmp_path / "again")
+    assert not [path for path in again.rglob("*.json") if str(saved) in path.read_text()]
+    assert torch.equal(draw(load_pretrained(again, device="cpu")), draw(pipe))
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "flip", "added"])
 def test_a_damaged_folder_is_named(folder, damage):
     content = (folder / UNET).read_bytes()
