@@ -143,7 +143,7 @@ def weights() -> str:
     """The first measurement of the shipped weights."""
     wanted = {
         "Autoencoder, PSNR": "weights autoencoder ae_psnr_db all",
-        "Autoencoder, PSNR on two real patients": "weights autoencoder ae_psnr_db all real",
+        "Autoencoder, PSNR on real patients": "weights autoencoder ae_psnr_db all real",
         "Autoencoder, SSIM": "weights autoencoder ae_ssim all",
         "Contrast of the enhancing rim kept": "weights autoencoder ae_rim_contrast_ratio all",
         "Modality read by an independent reader": "weights D modality_accuracy",
